@@ -1,0 +1,3 @@
+//! The notification ledger: see `README.md` and `ARCHITECTURE.md`.
+
+pub mod domain;
