@@ -45,7 +45,7 @@ fn of_message(notification: &Notification, message: &Message) -> Vec<Anomaly> {
             format!("Message {key} was reported delivered, but nobody reported sending it."),
         ),
         (
-            after_retraction(times.sent_at),
+            after_retraction(message.last_sent_at),
             "sent_after_retraction",
             format!("Message {key} was sent after the notification had been retracted."),
         ),

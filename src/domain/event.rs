@@ -74,13 +74,15 @@ pub struct Queued {
 /// the raw report.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Report {
+    // First what was said, last how it came: reports of one moment are told apart in this order,
+    // so that an envelope never decides between them.
+    pub fact: Fact,
     pub message: MessageRef,
     /// The reporter gave no time, so `occurred_at` is the moment the ledger was told.
     pub untimed: bool,
+    pub context: Context,
     /// The transport's own id of this delivery, such as `novu:msg_2x…`.
     pub delivery_id: Option<String>,
-    pub context: Context,
-    pub fact: Fact,
 }
 
 /// How a reporter names the message. Every part is optional; `message.rs` decides which
@@ -306,6 +308,29 @@ impl Body {
             Self::Retracted => names::RETRACTED,
         }
     }
+}
+
+impl Report {
+    /// `known`, said at the same time, says all of this already.
+    pub(super) fn adds_nothing_to(&self, known: &Self) -> bool {
+        self.fact == known.fact
+            && self.untimed == known.untimed
+            && self.message.adds_nothing_to(&known.message)
+            && self.context.adds_nothing_to(&known.context)
+    }
+}
+
+impl Context {
+    fn adds_nothing_to(&self, known: &Self) -> bool {
+        is_told(&self.workflow_id, &known.workflow_id)
+            && is_told(&self.subscriber_id, &known.subscriber_id)
+            && is_told(&self.transaction_id, &known.transaction_id)
+    }
+}
+
+/// What `part` says, if anything, is known.
+pub(super) fn is_told<T: PartialEq>(part: &Option<T>, known: &Option<T>) -> bool {
+    part.is_none() || part == known
 }
 
 impl MessageRef {

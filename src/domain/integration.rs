@@ -137,9 +137,18 @@ impl DomainEvent for IntegrationEvent {
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct ChangedV1<'a> {
-    #[serde(flatten)]
-    change: Cow<'a, Change>,
+    provider: Cow<'a, str>,
+    change: Cow<'a, str>,
+    object_id: Cow<'a, str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    name: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    subscriber_id: Option<Cow<'a, SubscriberId>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    delivery_id: Option<Cow<'a, str>>,
+    fact_key: Cow<'a, str>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sealed: Option<Sealed>,
 }
@@ -147,8 +156,15 @@ struct ChangedV1<'a> {
 impl IntegrationEvent {
     /// The payload in today's version.
     pub fn encode(&self) -> String {
+        let change = &self.change;
         write(&ChangedV1 {
-            change: Cow::Borrowed(&self.change),
+            provider: (&change.provider).into(),
+            change: (&change.change).into(),
+            object_id: (&change.object_id).into(),
+            name: change.name.as_deref().map(Cow::Borrowed),
+            subscriber_id: change.subscriber_id.as_ref().map(Cow::Borrowed),
+            delivery_id: change.delivery_id.as_deref().map(Cow::Borrowed),
+            fact_key: (&change.fact_key).into(),
             sealed: self.sealed.clone(),
         })
     }
@@ -172,7 +188,15 @@ impl IntegrationEvent {
             event_id,
             occurred_at,
             sealed: payload.sealed,
-            change: payload.change.into_owned(),
+            change: Change {
+                provider: payload.provider.into_owned(),
+                change: payload.change.into_owned(),
+                object_id: payload.object_id.into_owned(),
+                name: payload.name.map(Cow::into_owned),
+                subscriber_id: payload.subscriber_id.map(Cow::into_owned),
+                delivery_id: payload.delivery_id.map(Cow::into_owned),
+                fact_key: payload.fact_key.into_owned(),
+            },
         })
     }
 }

@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::event::MessageRef;
+use super::event::{MessageRef, is_told};
 
 /// The messages that a set of references names.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub struct Messages {
 }
 
 /// What is known about which message it is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MessageIdentity {
     /// Names the message within its notification.
     pub key: String,
@@ -43,6 +43,23 @@ struct Group<'a> {
     channels: BTreeSet<&'a str>,
     providers: BTreeSet<&'a str>,
     steps: BTreeSet<&'a str>,
+}
+
+impl MessageRef {
+    /// Leads to the message `known` leads to and says no more about it, whatever else is
+    /// reported: without it, every set of references with `known` gives the same messages.
+    pub(super) fn adds_nothing_to(&self, known: &Self) -> bool {
+        // A bare reference may move to another message, and a provider's id may turn out to be
+        // used in several places. Only an id in the same place stays with `known` for good.
+        let stays_together = self.is_identified()
+            && self.channel == known.channel
+            && self.provider_id == known.provider_id;
+        self == known
+            || (stays_together
+                && is_told(&self.message_id, &known.message_id)
+                && is_told(&self.provider_message_id, &known.provider_message_id)
+                && is_told(&self.step_id, &known.step_id))
+    }
 }
 
 /// Sorts references into messages.
@@ -220,7 +237,19 @@ fn named(
             identity.key = format!("{}@{}", identity.key, place(identity));
         }
     }
-    identities.sort_by(|(left, _), (right, _)| left.key.cmp(&right.key));
+    // Reporters choose their ids, so even a key with its place may be taken: rows are kept under
+    // keys, and two messages under one key would stop whoever keeps them.
+    identities.sort();
+    let mut taken = BTreeSet::new();
+    for (identity, _) in &mut identities {
+        let wanted = identity.key.clone();
+        let mut number = 1;
+        while !taken.insert(identity.key.clone()) {
+            number += 1;
+            identity.key = format!("{wanted}#{number}");
+        }
+    }
+    identities.sort();
     let mut rank = vec![0; groups.len()];
     for (new, (_, old)) in identities.iter().enumerate() {
         rank[*old] = new;
@@ -316,6 +345,24 @@ mod tests {
         assert_eq!(
             keys(&[["", "x", "email", "", ""], ["", "x", "sms", "", ""]]),
             ["x@email/-/-", "x@sms/-/-"]
+        );
+    }
+
+    #[test]
+    fn no_two_messages_share_a_key() {
+        let same_place = [
+            ["66f0", "x", "email", "", ""],
+            ["66f0", "", "", "ses", ""],
+            ["", "x", "email", "ses", ""],
+            ["", "x", "sms", "", ""],
+        ];
+        assert_eq!(
+            keys(&same_place),
+            ["x@email/-/ses#2", "x@email/-/ses#2", "x@email/-/ses", "x@sms/-/-"]
+        );
+        assert_eq!(
+            keys(&[["x", "", "email", "", ""], ["", "x", "email", "", ""]]),
+            ["x@email/-/-#2", "x@email/-/-"]
         );
     }
 

@@ -6,7 +6,8 @@
 //!
 //! `event.rs` says what can happen and `stored.rs` how that is written down; `notification.rs`
 //! decides and remembers; `message.rs` sorts reports into messages; `precedence.rs` judges
-//! between them; `state.rs` and `anomaly.rs` are what follows. `integration.rs` is the small
+//! between them, `retries.rs` knows what is tried again; `state.rs` and `anomaly.rs` are what
+//! follows. `integration.rs` is the small
 //! second aggregate, for provider-side changes that concern no single message.
 //!
 //! Everything here may be called twice: the same events give the same state in every order.
@@ -20,6 +21,7 @@ pub mod integration;
 pub mod message;
 pub mod notification;
 pub mod precedence;
+pub mod retries;
 pub mod sealing;
 pub mod state;
 pub mod stored;

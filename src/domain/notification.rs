@@ -14,7 +14,6 @@ use serde::{Deserialize, Serialize};
 
 use super::event::{Adopted, Body, NotificationEvent, Queued, Report, Requested, Sealed, names};
 use super::ids::{EventId, SubscriberId, WorkflowId};
-use super::message::identify;
 use super::precedence::PrecedenceRule;
 use super::sealing::{Draft, Sealer, SealingError, Subject};
 use super::state::{Status, Summary};
@@ -198,36 +197,18 @@ impl Notification {
             .map(|(_, value)| value)
     }
 
-    /// The same fact is on record: the same delivery, or the same thing said of the same message
-    /// at the same time (without a time: ever).
+    /// The same fact is on record: the same delivery, or all that is said was said before of the
+    /// same message at the same time (without a time: ever).
+    ///
+    /// A report that says more than the one on record is no repeat, though the fact is the same:
+    /// dropping it would lose an id that later reports go by. It counts once all the same.
     fn knows(&self, report: &Report, occurred_at: Timestamp) -> bool {
-        let delivered_before = report.delivery_id.is_some()
-            && self
-                .reports
-                .iter()
-                .any(|known| known.value.delivery_id == report.delivery_id);
-        if delivered_before {
-            return true;
-        }
-        let says_the_same = |known: &&OnRecord<Box<Report>>| {
-            known.value.fact.natural_key() == report.fact.natural_key()
-                && known.value.untimed == report.untimed
-                && (report.untimed || known.occurred_at == occurred_at)
-        };
-        if !self.reports.iter().any(|known| says_the_same(&known)) {
-            return false;
-        }
-        let references: Vec<_> = self
-            .reports
-            .iter()
-            .map(|known| &known.value.message)
-            .chain([&report.message])
-            .collect();
-        let assigned = identify(&references).assigned;
-        self.reports
-            .iter()
-            .zip(&assigned)
-            .any(|(known, message)| Some(message) == assigned.last() && says_the_same(&known))
+        self.reports.iter().any(|known| {
+            let same_delivery =
+                report.delivery_id.is_some() && known.value.delivery_id == report.delivery_id;
+            let same_time = report.untimed || known.occurred_at == occurred_at;
+            same_delivery || (same_time && report.adds_nothing_to(&known.value))
+        })
     }
 
     /// The failures that queueing answers: none the first time.
@@ -264,16 +245,16 @@ impl Notification {
     }
 
     fn draft(&self, command: NotificationCommand, body: Body) -> Draft {
-        let named_by_event = match &body {
+        // Who was named first stays the owner of the keys, since a report may name somebody else.
+        // But a request holds its own subscriber's address, which must go when they do.
+        let owner = match &body {
             Body::Requested(requested) => Some(&requested.subscriber_id),
-            Body::Reported(report) => report.context.subscriber_id.as_ref(),
-            Body::Adopted(_) | Body::Queued(_) | Body::Retracted => None,
+            Body::Reported(report) => {
+                self.subscriber_id().or(report.context.subscriber_id.as_ref())
+            }
+            Body::Adopted(_) | Body::Queued(_) | Body::Retracted => self.subscriber_id(),
         };
-        // Who was named first stays the owner of the keys; a report may name somebody else.
-        let subject = self
-            .subscriber_id()
-            .or(named_by_event)
-            .map_or(Subject::Stream, |id| Subject::Subscriber(id.clone()));
+        let subject = owner.map_or(Subject::Stream, |id| Subject::Subscriber(id.clone()));
         Draft {
             private: command.private.map(|text| (subject, text)),
             event: NotificationEvent {
@@ -374,7 +355,7 @@ impl DomainEvent for NotificationEvent {
 }
 
 impl NotificationEvent {
-    /// Whom the event itself names.
+    /// Begins a stream, or could have.
     pub fn is_first(&self) -> bool {
         matches!(self.body.event_name(), names::REQUESTED | names::ADOPTED)
     }

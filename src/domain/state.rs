@@ -11,6 +11,7 @@ use super::ids::EventId;
 use super::message::{MessageIdentity, identify};
 use super::notification::{Notification, OnRecord};
 use super::precedence::{Ending, Outcome, PrecedenceRule};
+use super::retries::Retries;
 use super::time::Timestamp;
 
 use serde::{Deserialize, Serialize};
@@ -73,6 +74,8 @@ pub struct Message {
     pub identity: MessageIdentity,
     pub status: Status,
     pub times: Times,
+    /// When it was last handed over: a retry is sent again.
+    pub last_sent_at: Option<Timestamp>,
     /// Hand-overs to the provider that are known of.
     pub attempts: u32,
     pub bounce_type: Option<BounceType>,
@@ -108,8 +111,9 @@ impl Summary {
         let mut unanswered_failures = Vec::new();
         let mut messages = Vec::with_capacity(facts.len());
         for (identity, facts) in facts {
-            unanswered_failures.extend(retryable(&facts, rule, &answered));
-            messages.push(message(identity, &facts, open, rule, &answered));
+            let retries = Retries::of(&facts, &answered);
+            unanswered_failures.extend(retryable(&facts, rule, &retries));
+            messages.push(message(identity, &facts, open, rule, &retries));
         }
         unanswered_failures.sort_unstable();
         let times = Times::of_all(&messages);
@@ -124,7 +128,8 @@ impl Summary {
     }
 }
 
-type Facts<'a> = Vec<&'a OnRecord<Box<Report>>>;
+/// One message's reports, by time, then content.
+pub(super) type Facts<'a> = Vec<&'a OnRecord<Box<Report>>>;
 
 fn facts_by_message(notification: &Notification) -> Vec<(MessageIdentity, Facts<'_>)> {
     let references: Vec<_> = notification
@@ -162,7 +167,7 @@ fn status(
 /// The endings among a message's facts.
 fn endings<'a>(
     facts: &'a Facts<'_>,
-    answered: &'a BTreeSet<EventId>,
+    retries: &'a Retries<'_>,
 ) -> impl Iterator<Item = Ending> + 'a {
     facts.iter().filter_map(|fact| {
         let outcome = match &fact.value.fact {
@@ -170,9 +175,7 @@ fn endings<'a>(
             Fact::Bounced { bounce_type, .. } if *bounce_type != BounceType::Soft => {
                 Outcome::Bounced
             }
-            Fact::Failed { is_final: true, .. } if !answered.contains(&fact.event_id) => {
-                Outcome::Failed
-            }
+            Fact::Failed { is_final: true, .. } if !retries.answer(fact) => Outcome::Failed,
             Fact::Sent
             | Fact::Bounced { .. }
             | Fact::Failed { .. }
@@ -193,20 +196,25 @@ fn message(
     facts: &Facts<'_>,
     open: Status,
     rule: PrecedenceRule,
-    answered: &BTreeSet<EventId>,
+    retries: &Retries<'_>,
 ) -> Message {
-    let times = times(facts, answered);
-    let ending = rule.deciding(endings(facts, answered));
+    let times = times(facts, retries);
+    let ending = rule.deciding(endings(facts, retries));
+    let stands = |is: fn(&Fact) -> bool| {
+        let mut said = facts.iter().filter(|fact| is(&fact.value.fact));
+        said.any(|fact| !retries.supersede(fact.occurred_at))
+    };
     let status = match ending {
         Some(ending) => ending.outcome.into(),
-        None if times.sent_at.is_some() => Status::Sent,
-        None if times.suppressed_at.is_some() => Status::Suppressed,
+        None if stands(|fact| matches!(fact, Fact::Sent)) => Status::Sent,
+        None if stands(|fact| matches!(fact, Fact::Suppressed { .. })) => Status::Suppressed,
         None => open,
     };
     Message {
         identity,
         status,
         times,
+        last_sent_at: last_sent_at(facts),
         attempts: attempts(facts),
         bounce_type: last(facts, |fact| match fact {
             Fact::Bounced { bounce_type, .. } => Some(*bounce_type),
@@ -223,7 +231,7 @@ fn message(
     }
 }
 
-fn times(facts: &Facts<'_>, answered: &BTreeSet<EventId>) -> Times {
+fn times(facts: &Facts<'_>, retries: &Retries<'_>) -> Times {
     let first = |is: fn(&Fact) -> bool| {
         facts
             .iter()
@@ -232,7 +240,7 @@ fn times(facts: &Facts<'_>, answered: &BTreeSet<EventId>) -> Times {
             .min()
     };
     let ended = |outcome| {
-        endings(facts, answered)
+        endings(facts, retries)
             .filter(|ending| ending.outcome == outcome)
             .map(|ending| ending.occurred_at)
             .max()
@@ -332,28 +340,28 @@ fn last_error(facts: &Facts<'_>) -> Option<LastError> {
     })
 }
 
-/// Retryable failures of a message that has not got further since.
-fn retryable(facts: &Facts<'_>, rule: PrecedenceRule, answered: &BTreeSet<EventId>) -> Vec<EventId> {
+/// Retryable failures of a message that has not got further since, and was not given up.
+fn retryable(facts: &Facts<'_>, rule: PrecedenceRule, retries: &Retries<'_>) -> Vec<EventId> {
     let ended_otherwise = rule
-        .deciding(endings(facts, answered))
+        .deciding(endings(facts, retries))
         .is_some_and(|ending| ending.outcome != Outcome::Failed);
     if ended_otherwise {
         return Vec::new();
     }
-    let last_sent_at = facts
+    let last_sent_at = last_sent_at(facts);
+    retries
+        .possible(facts)
+        .filter(|failure| last_sent_at.is_none_or(|sent_at| failure.occurred_at >= sent_at))
+        .map(|failure| failure.event_id)
+        .collect()
+}
+
+fn last_sent_at(facts: &Facts<'_>) -> Option<Timestamp> {
+    facts
         .iter()
         .filter(|fact| matches!(fact.value.fact, Fact::Sent))
         .map(|fact| fact.occurred_at)
-        .max();
-    facts
-        .iter()
-        .filter(|fact| {
-            matches!(fact.value.fact, Fact::Failed { retryable: true, .. })
-                && last_sent_at.is_none_or(|sent_at| fact.occurred_at >= sent_at)
-                && !answered.contains(&fact.event_id)
-        })
-        .map(|fact| fact.event_id)
-        .collect()
+        .max()
 }
 
 impl Times {

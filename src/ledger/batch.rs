@@ -1,0 +1,367 @@
+//! One group commit: who wins, which positions, which hashes. Pure but for the database's steps.
+//!
+//! A batch is a list of requests in the order they came. Each wants to append to one stream whose
+//! tip it saw; it loses if the stream has moved, if its idempotency key is taken, or if the data
+//! key it sealed under turns out to be another. A loser gets its own answer and harms nobody.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use super::chain::{self, Link};
+use super::record::{
+    Hash, Head, NewEvent, Partition, Position, Provenance, RecordedEvent, StreamKey, Tip,
+};
+use super::storage::{
+    BatchWriter, DataKeyPlace, Found, IdempotencyPlace, IdempotencyRecord, StorageError,
+    StoredDataKey,
+};
+use crate::domain::ids::{EventId, Sequence};
+use crate::domain::time::Timestamp;
+
+/// Something to append, decided on what was seen of one stream.
+#[derive(Clone, Debug)]
+pub struct AppendRequest {
+    pub stream: StreamKey,
+    /// The stream's end when this was decided.
+    pub expected: Tip,
+    /// May be empty: then only the idempotency key is kept.
+    pub events: Vec<NewEvent>,
+    pub provenance: Arc<Provenance>,
+    pub idempotency: Option<(IdempotencyPlace, Hash)>,
+    /// Data keys that were made for these events, to be stored with them.
+    pub data_keys: Vec<StoredDataKey>,
+    /// Ids by which later reports may find this stream.
+    pub references: Vec<String>,
+}
+
+/// What became of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AppendOutcome {
+    /// Durable. The tip is the stream's new end (its old one if there were no events).
+    Committed { tip: Tip, recorded_at: Timestamp },
+    /// Somebody else appended first. Load the stream and decide again.
+    Conflict,
+    /// The idempotency key led to this before.
+    KeyTaken(Box<IdempotencyRecord>),
+    /// Somebody else made the subject's data key first. Forget yours and seal again.
+    DataKeyTaken,
+}
+
+/// What a batch needs to know before winners can be chosen.
+#[derive(Debug, Default)]
+pub struct Questions<'a> {
+    /// Which events exist at these places?
+    pub sequences: Vec<(&'a StreamKey, Sequence)>,
+    pub idempotency: Vec<&'a IdempotencyPlace>,
+    pub data_keys: Vec<&'a DataKeyPlace>,
+}
+
+/// What a batch writes.
+#[derive(Debug, Default)]
+pub struct Plan<'a> {
+    pub events: Vec<PlannedEvent<'a>>,
+    pub idempotency: Vec<IdempotencyRecord>,
+    pub data_keys: Vec<&'a StoredDataKey>,
+    pub references: Vec<(&'a StreamKey, &'a str)>,
+    /// The heads as they will be, in order of partition.
+    pub heads: Vec<Head>,
+}
+
+/// An event with its place and hash.
+#[derive(Debug)]
+pub struct PlannedEvent<'a> {
+    pub stream: &'a StreamKey,
+    pub provenance: &'a Provenance,
+    pub event: &'a NewEvent,
+    pub sequence: Sequence,
+    pub position: Position,
+    pub recorded_at: Timestamp,
+    pub hash: Hash,
+}
+
+/// Runs one transaction for all requests and says what became of each, in order.
+///
+/// # Errors
+///
+/// [`BatchError`] when the database failed: then no request is known to be stored.
+pub async fn append(
+    writer: &mut dyn BatchWriter,
+    requests: &[AppendRequest],
+    now: impl Fn() -> Timestamp,
+) -> Result<Vec<AppendOutcome>, BatchError> {
+    let mut partitions: Vec<Partition> =
+        requests.iter().map(|request| request.stream.partition).collect();
+    partitions.sort_unstable();
+    partitions.dedup();
+    let heads = writer.lock_heads(&partitions).await?;
+    let found = writer.look_up(&questions(requests)).await?;
+    // Read under the lock, so that a partition's times run with its positions.
+    let (outcomes, plan) = choose(requests, heads, &found, now());
+    if plan.is_empty() {
+        writer.roll_back().await?;
+    } else {
+        writer.insert(&plan).await?;
+        writer.commit().await.map_err(|source| BatchError {
+            committing: true,
+            source,
+        })?;
+    }
+    Ok(outcomes)
+}
+
+/// A batch the database did not take.
+#[derive(Debug)]
+pub struct BatchError {
+    /// It failed while committing, so it may be stored all the same. Otherwise nothing is.
+    pub committing: bool,
+    pub source: StorageError,
+}
+
+impl From<StorageError> for BatchError {
+    fn from(source: StorageError) -> Self {
+        Self {
+            committing: false,
+            source,
+        }
+    }
+}
+
+fn questions(requests: &[AppendRequest]) -> Questions<'_> {
+    let mut questions = Questions::default();
+    let mut keys = HashSet::new();
+    let mut data_keys = HashSet::new();
+    for request in requests {
+        let seen = request.expected.sequence;
+        if seen > Sequence(0) {
+            questions.sequences.push((&request.stream, seen));
+        }
+        questions.sequences.push((&request.stream, seen.next()));
+        questions.idempotency.extend(
+            request
+                .idempotency
+                .iter()
+                .map(|(place, _)| place)
+                .filter(|place| keys.insert(*place)),
+        );
+        questions.data_keys.extend(
+            request
+                .data_keys
+                .iter()
+                .map(|key| &key.place)
+                .filter(|place| data_keys.insert(*place)),
+        );
+    }
+    questions
+}
+
+/// Everything that is known while winners are chosen.
+struct Ledgerbook<'a> {
+    heads: BTreeMap<Partition, Head>,
+    /// The streams that this batch has appended to.
+    tips: HashMap<&'a StreamKey, Tip>,
+    stored: HashMap<(&'a StreamKey, Sequence), EventId>,
+    taken: HashMap<&'a IdempotencyPlace, IdempotencyRecord>,
+    data_keys: HashMap<&'a DataKeyPlace, Option<&'a str>>,
+    now: Timestamp,
+}
+
+fn choose<'a>(
+    requests: &'a [AppendRequest],
+    heads: Vec<Head>,
+    found: &'a Found,
+    now: Timestamp,
+) -> (Vec<AppendOutcome>, Plan<'a>) {
+    let mut book = Ledgerbook {
+        heads: heads.into_iter().map(|head| (head.partition, head)).collect(),
+        tips: HashMap::new(),
+        stored: found
+            .events
+            .iter()
+            .map(|(stream, sequence, event_id)| ((stream, *sequence), *event_id))
+            .collect(),
+        taken: found
+            .idempotent
+            .iter()
+            .map(|record| (&record.place, record.clone()))
+            .collect(),
+        data_keys: found
+            .data_keys
+            .iter()
+            .map(|key| (&key.place, key.wrapped_key.as_deref()))
+            .collect(),
+        now,
+    };
+    let mut plan = Plan::default();
+    let outcomes = requests
+        .iter()
+        .map(|request| match book.objection(request) {
+            Some(outcome) => outcome,
+            None => book.enter(request, &mut plan),
+        })
+        .collect();
+    if !plan.is_empty() {
+        plan.heads = book.heads.into_values().collect();
+    }
+    (outcomes, plan)
+}
+
+impl<'a> Ledgerbook<'a> {
+    /// Why a request can't be entered.
+    fn objection(&self, request: &'a AppendRequest) -> Option<AppendOutcome> {
+        if let Some((place, _)) = &request.idempotency
+            && let Some(record) = self.taken.get(place)
+        {
+            return Some(AppendOutcome::KeyTaken(Box::new(record.clone())));
+        }
+        if !self.heads.contains_key(&request.stream.partition) || !self.at_tip(request) {
+            return Some(AppendOutcome::Conflict);
+        }
+        let other_key = request.data_keys.iter().any(|key| {
+            self.data_keys
+                .get(&key.place)
+                .is_some_and(|stored| *stored != key.wrapped_key.as_deref())
+        });
+        other_key.then_some(AppendOutcome::DataKeyTaken)
+    }
+
+    /// The stream ends exactly where the request saw it end.
+    fn at_tip(&self, request: &'a AppendRequest) -> bool {
+        let expected = &request.expected;
+        if let Some(tip) = self.tips.get(&request.stream) {
+            return tip.event_id == expected.event_id;
+        }
+        let stored = |sequence| self.stored.get(&(&request.stream, sequence)).copied();
+        let seen_is_there =
+            expected.sequence == Sequence(0) || stored(expected.sequence) == expected.event_id;
+        seen_is_there && stored(expected.sequence.next()).is_none()
+    }
+
+    fn enter(&mut self, request: &'a AppendRequest, plan: &mut Plan<'a>) -> AppendOutcome {
+        let mut tip = request.expected;
+        let mut recorded_at = self.now;
+        if let Some(head) = self.heads.get_mut(&request.stream.partition) {
+            // Another machine's clock may be ahead: the record's times never run backwards.
+            recorded_at = self.now.max(head.recorded_at);
+            for event in &request.events {
+                let planned = PlannedEvent::after(head, tip.sequence.next(), request, event, recorded_at);
+                head.position = planned.position;
+                head.hash = planned.hash;
+                head.recorded_at = recorded_at;
+                tip = Tip {
+                    sequence: planned.sequence,
+                    position: planned.position,
+                    event_id: Some(event.event_id),
+                };
+                plan.events.push(planned);
+            }
+        }
+        self.tips.insert(&request.stream, tip);
+        for key in &request.data_keys {
+            if self
+                .data_keys
+                .insert(&key.place, key.wrapped_key.as_deref())
+                .is_none()
+            {
+                plan.data_keys.push(key);
+            }
+        }
+        plan.references
+            .extend(request.references.iter().map(|id| (&request.stream, id.as_str())));
+        if let Some((place, fingerprint)) = &request.idempotency {
+            let record = IdempotencyRecord {
+                place: place.clone(),
+                fingerprint: *fingerprint,
+                command: Some((
+                    request.stream.stream_id,
+                    tip.sequence,
+                    i32::try_from(request.events.len()).unwrap_or(i32::MAX),
+                )),
+                answer: None,
+                recorded_at,
+            };
+            self.taken.insert(place, record.clone());
+            plan.idempotency.push(record);
+        }
+        AppendOutcome::Committed { tip, recorded_at }
+    }
+}
+
+impl<'a> PlannedEvent<'a> {
+    fn after(
+        head: &Head,
+        sequence: Sequence,
+        request: &'a AppendRequest,
+        event: &'a NewEvent,
+        recorded_at: Timestamp,
+    ) -> Self {
+        let position = Position(head.position.0 + 1);
+        let link = Link {
+            partition: head.partition.0,
+            position: position.0,
+            tenant_id: request.stream.tenant_id.as_str(),
+            stream_id: request.stream.stream_id.0,
+            sequence: sequence.0,
+            event_id: event.event_id.0,
+            event_type: event.event_type,
+            schema_version: event.schema_version,
+            occurred_at: event.occurred_at.as_micros(),
+            recorded_at: recorded_at.as_micros(),
+            actor_kind: "",
+            actor_id: "",
+            source: "",
+            correlation_id: None,
+            causation_id: None,
+            traceparent: None,
+            subscriber_id: event.subscriber_id.as_ref().map(|id| id.as_str()),
+            data: &event.data,
+        }
+        .with_provenance(&request.provenance);
+        Self {
+            stream: &request.stream,
+            provenance: &request.provenance,
+            event,
+            sequence,
+            position,
+            recorded_at,
+            hash: chain::next(&head.hash, &link),
+        }
+    }
+}
+
+impl PlannedEvent<'_> {
+    /// As it will stand in the record.
+    pub fn recorded(&self) -> RecordedEvent {
+        let owned = |text: &Option<Arc<str>>| text.as_ref().map(|text| text.to_string());
+        RecordedEvent {
+            partition: self.stream.partition,
+            position: self.position,
+            tenant_id: self.stream.tenant_id.to_string(),
+            stream_id: self.stream.stream_id,
+            sequence: self.sequence,
+            event_id: self.event.event_id,
+            event_type: self.event.event_type.to_owned(),
+            schema_version: self.event.schema_version,
+            occurred_at: self.event.occurred_at.as_micros(),
+            recorded_at: self.recorded_at.as_micros(),
+            actor_kind: self.provenance.actor.kind.as_str().to_owned(),
+            actor_id: self.provenance.actor.id.to_string(),
+            source: self.provenance.source.as_str().to_owned(),
+            correlation_id: owned(&self.provenance.correlation_id),
+            causation_id: owned(&self.provenance.causation_id),
+            traceparent: owned(&self.provenance.traceparent),
+            subscriber_id: self.event.subscriber_id.as_ref().map(ToString::to_string),
+            data: self.event.data.clone(),
+            hash: self.hash.to_vec(),
+        }
+    }
+}
+
+impl Plan<'_> {
+    /// Nothing would be stored.
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty()
+            && self.idempotency.is_empty()
+            && self.data_keys.is_empty()
+            && self.references.is_empty()
+    }
+}

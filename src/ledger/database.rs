@@ -1,0 +1,367 @@
+//! The two databases: connecting, bringing the schema up to date, and the row that says what
+//! this ledger is.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::migrate::{Migrate, Migrator};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
+
+use super::chain::GENESIS;
+use super::postgres::PostgresStorage;
+use super::sqlite::SqliteStorage;
+use super::storage::{Storage, StorageError};
+use crate::domain::time::Timestamp;
+
+/// How long a writer waits for another process to finish with the SQLite file.
+const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+static POSTGRES_MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
+static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+
+/// A pool of connections to one of the two databases.
+#[derive(Clone, Debug)]
+pub enum Database {
+    Postgres {
+        pool: PgPool,
+        options: Box<PgConnectOptions>,
+    },
+    Sqlite {
+        pool: SqlitePool,
+        options: Box<SqliteConnectOptions>,
+        path: PathBuf,
+    },
+}
+
+/// Runs the same code on either pool; for statements on which the databases agree.
+macro_rules! on_both {
+    ($database:expr, $pool:ident => $body:expr) => {
+        match $database {
+            $crate::ledger::database::Database::Postgres { pool: $pool, .. } => $body,
+            $crate::ledger::database::Database::Sqlite { pool: $pool, .. } => $body,
+        }
+    };
+}
+pub(crate) use on_both;
+
+/// Why a ledger can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("the database can't be reached")]
+    Unreachable(#[source] sqlx::Error),
+    #[error("`{path}` can't be created")]
+    NoFolder {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("the database address is not valid")]
+    Address(#[source] sqlx::Error),
+    #[error(
+        "this ledger has schema {found}, made by a newer release; this one knows {known}. Start \
+         the newer release instead"
+    )]
+    NewerSchema { found: i64, known: i64 },
+    #[error("the database schema could not be brought up to date")]
+    Migration(#[source] sqlx::migrate::MigrateError),
+    #[error(
+        "the schema is at {found} and needs {known}. Run `notification-ledger migrate` (or \
+         `serve`, which does the same)"
+    )]
+    SchemaBehind { found: i64, known: i64 },
+    #[error(
+        "the master key does not open this ledger. It was made with another key: set \
+         LEDGER_MASTER_KEY (or LEDGER_MASTER_KEY_FILE) to that one"
+    )]
+    WrongMasterKey,
+    #[error("the row that describes the ledger is damaged")]
+    Damaged,
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// What a ledger is, from its first start on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LedgerRow {
+    pub ledger_id: uuid::Uuid,
+    pub partitions: i16,
+    pub key_check: String,
+    pub created_at: Timestamp,
+}
+
+impl Database {
+    /// Connects to PostgreSQL.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Address`] or [`OpenError::Unreachable`].
+    pub async fn postgres(
+        url: &str,
+        connections_max: u32,
+        acquire_timeout: Duration,
+    ) -> Result<Self, OpenError> {
+        let options = PgConnectOptions::from_str(url)
+            .map_err(OpenError::Address)?
+            .application_name("notification-ledger");
+        let pool = PgPoolOptions::new()
+            .max_connections(connections_max)
+            .acquire_timeout(acquire_timeout)
+            .connect_with(options.clone())
+            .await
+            .map_err(OpenError::Unreachable)?;
+        Ok(Self::Postgres {
+            pool,
+            options: Box::new(options),
+        })
+    }
+
+    /// Opens a SQLite file; with `create`, makes it and its folder if there is none.
+    ///
+    /// Write-ahead log with `synchronous = FULL`: a commit is on disk before it is answered.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::NoFolder`] or [`OpenError::Unreachable`].
+    pub async fn sqlite(
+        path: &Path,
+        create: bool,
+        connections_max: u32,
+        acquire_timeout: Duration,
+    ) -> Result<Self, OpenError> {
+        if create && let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            std::fs::create_dir_all(folder).map_err(|source| OpenError::NoFolder {
+                path: folder.to_owned(),
+                source,
+            })?;
+        }
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(create)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(SQLITE_BUSY_TIMEOUT)
+            // What is deleted is overwritten, so that an erased key is gone from the file.
+            .pragma("secure_delete", "ON");
+        let pool = SqlitePoolOptions::new()
+            .max_connections(connections_max)
+            .acquire_timeout(acquire_timeout)
+            .connect_with(options.clone())
+            .await
+            .map_err(OpenError::Unreachable)?;
+        Ok(Self::Sqlite {
+            pool,
+            options: Box::new(options),
+            path: path.to_owned(),
+        })
+    }
+
+    /// `postgresql` or `sqlite`.
+    pub fn backend(&self) -> &'static str {
+        match self {
+            Self::Postgres { .. } => "postgresql",
+            Self::Sqlite { .. } => "sqlite",
+        }
+    }
+
+    /// The record in this database.
+    pub fn storage(&self) -> Arc<dyn Storage> {
+        match self {
+            Self::Postgres { pool, options } => {
+                Arc::new(PostgresStorage::new(pool.clone(), options.as_ref().clone()))
+            }
+            Self::Sqlite { pool, options, .. } => {
+                Arc::new(SqliteStorage::new(pool.clone(), options.as_ref().clone()))
+            }
+        }
+    }
+
+    /// Brings the schema up to date. Safe to run from several processes at once, and again.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::NewerSchema`] for a ledger made by a newer release.
+    pub async fn migrate(&self) -> Result<(), OpenError> {
+        self.refuse_newer_schema().await?;
+        match self {
+            Self::Postgres { pool, .. } => POSTGRES_MIGRATIONS.run(pool).await,
+            Self::Sqlite { pool, .. } => SQLITE_MIGRATIONS.run(pool).await,
+        }
+        .map_err(OpenError::Migration)
+    }
+
+    /// For commands that must not change the schema.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::SchemaBehind`] or [`OpenError::NewerSchema`] unless it is just right.
+    pub async fn require_current_schema(&self) -> Result<(), OpenError> {
+        let found = self.refuse_newer_schema().await?;
+        let known = known_schema();
+        if found < known {
+            return Err(OpenError::SchemaBehind { found, known });
+        }
+        Ok(())
+    }
+
+    async fn refuse_newer_schema(&self) -> Result<i64, OpenError> {
+        let found = self.schema().await?;
+        let known = known_schema();
+        if found > known {
+            return Err(OpenError::NewerSchema { found, known });
+        }
+        Ok(found)
+    }
+
+    /// The number of the last migration that was run; 0 for an empty database.
+    async fn schema(&self) -> Result<i64, OpenError> {
+        // A macro would need one `Migrate` type; the two connections share only the trait.
+        async fn last<C: Migrate>(connection: &mut C) -> Result<i64, OpenError> {
+            const TABLE: &str = "_sqlx_migrations";
+            connection
+                .ensure_migrations_table(TABLE)
+                .await
+                .map_err(OpenError::Migration)?;
+            let applied = connection
+                .list_applied_migrations(TABLE)
+                .await
+                .map_err(OpenError::Migration)?;
+            Ok(applied.iter().map(|one| one.version).max().unwrap_or(0))
+        }
+        match self {
+            Self::Postgres { pool, .. } => {
+                let mut connection = pool.acquire().await.map_err(OpenError::Unreachable)?;
+                last(&mut *connection).await
+            }
+            Self::Sqlite { pool, .. } => {
+                let mut connection = pool.acquire().await.map_err(OpenError::Unreachable)?;
+                last(&mut *connection).await
+            }
+        }
+    }
+
+    /// The row that describes the ledger, if it was created.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Storage`] when the database does not answer.
+    pub async fn ledger_row(&self) -> Result<Option<LedgerRow>, OpenError> {
+        const ROW: &str = "SELECT ledger_id, partitions, key_check, created_at FROM ledger";
+        type Row = (uuid::Uuid, i16, String, i64);
+        let row: Option<Row> = on_both!(self, pool => {
+            sqlx::query_as(ROW).fetch_optional(pool).await.map_err(StorageError::from)?
+        });
+        Ok(row.map(|(ledger_id, partitions, key_check, created_at)| LedgerRow {
+            ledger_id,
+            partitions,
+            key_check,
+            created_at: Timestamp::from_micros_clamped(created_at),
+        }))
+    }
+
+    /// Creates the ledger: its row and its heads. Of several processes that try, one wins.
+    ///
+    /// Returns the row that stands, and whether it is this one.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Storage`] when the database does not answer.
+    pub async fn create_ledger(
+        &self,
+        row: &LedgerRow,
+        epoch: uuid::Uuid,
+    ) -> Result<(LedgerRow, bool), OpenError> {
+        const ADD_LEDGER: &str = "
+            INSERT INTO ledger (singleton, ledger_id, partitions, key_check, created_at)
+            VALUES (1, $1, $2, $3, $4)
+            ON CONFLICT (singleton) DO NOTHING";
+        const ADD_HEAD: &str = "
+            INSERT INTO partition_heads (partition, position, hash, epoch, recorded_at)
+            VALUES ($1, 0, $2, $3, $4)";
+        let created = on_both!(self, pool => {
+            let mut transaction = pool.begin().await.map_err(StorageError::from)?;
+            let added = sqlx::query(ADD_LEDGER)
+                .bind(row.ledger_id)
+                .bind(row.partitions)
+                .bind(&row.key_check)
+                .bind(row.created_at.as_micros())
+                .execute(&mut *transaction)
+                .await
+                .map_err(StorageError::from)?
+                .rows_affected();
+            if added == 1 {
+                for partition in 0..row.partitions {
+                    sqlx::query(ADD_HEAD)
+                        .bind(partition)
+                        .bind(GENESIS.as_slice())
+                        .bind(epoch)
+                        .bind(row.created_at.as_micros())
+                        .execute(&mut *transaction)
+                        .await
+                        .map_err(StorageError::from)?;
+                }
+            }
+            transaction.commit().await.map_err(StorageError::from)?;
+            added == 1
+        });
+        let standing = self.ledger_row().await?.ok_or(OpenError::Damaged)?;
+        Ok((standing, created))
+    }
+
+    /// Begins a new epoch in every partition: for a ledger restored from a backup, so that
+    /// readers which had seen more notice.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Storage`] when the database does not answer.
+    pub async fn begin_epoch(&self, epoch: uuid::Uuid) -> Result<(), OpenError> {
+        const NEW_EPOCH: &str = "UPDATE partition_heads SET epoch = $1";
+        on_both!(self, pool => {
+            sqlx::query(NEW_EPOCH).bind(epoch).execute(pool).await.map_err(StorageError::from)?;
+        });
+        Ok(())
+    }
+
+    /// The database answers.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Unavailable`] when it does not.
+    pub async fn ping(&self) -> Result<(), StorageError> {
+        on_both!(self, pool => {
+            sqlx::query("SELECT 1").execute(pool).await?;
+        });
+        Ok(())
+    }
+
+    /// Waits for connections to be given back and closes them.
+    pub async fn close(&self) {
+        on_both!(self, pool => pool.close().await);
+    }
+}
+
+/// The number of the newest migration this release has.
+fn known_schema() -> i64 {
+    POSTGRES_MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_databases_have_the_same_migrations() {
+        let names = |migrator: &Migrator| {
+            migrator
+                .iter()
+                .map(|migration| (migration.version, migration.description.clone()))
+                .collect::<Vec<_>>()
+        };
+
+        assert_eq!(names(&POSTGRES_MIGRATIONS), names(&SQLITE_MIGRATIONS));
+    }
+}

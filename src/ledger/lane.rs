@@ -1,0 +1,289 @@
+//! Lanes: the tasks that write.
+//!
+//! A lane owns some partitions and one database connection. It takes whatever queued up while its
+//! last transaction was being committed and commits all of it in one: it never waits for company,
+//! and gets more efficient the busier it is.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use super::LedgerError;
+use super::batch::{self, AppendOutcome, AppendRequest};
+use super::record::Partition;
+use super::storage::{BatchWriter, Storage, StorageError};
+use crate::clock::Clock;
+use crate::tasks::Tasks;
+use crate::telemetry::{ErrorChain, Metrics};
+
+/// Most commands in one transaction: beyond, a bigger batch saves nothing and delays its first.
+const BATCH_COMMANDS_MAX: usize = 1024;
+/// Most bytes of event data in one transaction. More than the largest single command, or that
+/// command could never be committed.
+const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// What an event weighs in a queue beside its data: envelope, keys, references.
+const REQUEST_OVERHEAD_BYTES: usize = 512;
+/// A transaction that takes longer has lost its database.
+const BATCH_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a lane whose database is gone answers without asking it again.
+const REST_AFTER_FAILURE: Duration = Duration::from_millis(100);
+
+/// How much may wait, over all lanes.
+#[derive(Clone, Copy, Debug)]
+pub struct QueueLimits {
+    pub commands: usize,
+    pub bytes: usize,
+}
+
+struct Job {
+    request: AppendRequest,
+    bytes: usize,
+    reply: oneshot::Sender<Result<AppendOutcome, LedgerError>>,
+    /// Given back when the job is done.
+    _room: OwnedSemaphorePermit,
+}
+
+/// All lanes of a ledger.
+#[derive(Debug)]
+pub(super) struct Lanes {
+    queues: Vec<mpsc::Sender<Job>>,
+    room: Arc<Semaphore>,
+    limits: QueueLimits,
+    metrics: Metrics,
+}
+
+impl Lanes {
+    /// Starts `count` lanes. They end when the `Lanes` are dropped and their queues empty.
+    pub(super) fn start(
+        count: u16,
+        limits: QueueLimits,
+        storage: &Arc<dyn Storage>,
+        clock: &Arc<dyn Clock>,
+        metrics: &Metrics,
+        tasks: &Tasks,
+    ) -> Self {
+        let queues = (0..count.max(1))
+            .map(|number| {
+                let (queue, jobs) = mpsc::channel(limits.commands.max(1));
+                let lane = Lane {
+                    number,
+                    storage: Arc::clone(storage),
+                    clock: Arc::clone(clock),
+                    metrics: metrics.clone(),
+                    connection: None,
+                    failed_at: None,
+                };
+                tasks.spawn(lane.run(jobs));
+                queue
+            })
+            .collect();
+        Self {
+            queues,
+            room: Arc::new(Semaphore::new(limits.bytes.min(Semaphore::MAX_PERMITS))),
+            limits,
+            metrics: metrics.clone(),
+        }
+    }
+
+    /// Queues a request and waits until it is durable or lost.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Overloaded`] at once when the queue is full; [`LedgerError::Storage`] when
+    /// the database failed.
+    pub(super) async fn append(&self, request: AppendRequest) -> Result<AppendOutcome, LedgerError> {
+        let bytes = weight(&request);
+        let permits = u32::try_from(bytes.min(self.limits.bytes)).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.room)
+            .try_acquire_many_owned(permits)
+            .map_err(|_| LedgerError::Overloaded)?;
+        let number = self.lane_of(request.stream.partition);
+        let queue = &self.queues[usize::from(number)];
+        let (reply, answer) = oneshot::channel();
+        let job = Job {
+            request,
+            bytes,
+            reply,
+            _room: room,
+        };
+        queue.try_send(job).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => LedgerError::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => LedgerError::Stopped,
+        })?;
+        self.metrics.queue_depth(
+            number,
+            queue.max_capacity() - queue.capacity(),
+            self.limits.bytes.saturating_sub(self.room.available_permits()),
+        );
+        answer.await.unwrap_or(Err(LedgerError::Stopped))
+    }
+
+    fn lane_of(&self, partition: Partition) -> u16 {
+        partition.0.unsigned_abs() % u16::try_from(self.queues.len()).unwrap_or(1)
+    }
+}
+
+fn weight(request: &AppendRequest) -> usize {
+    let data: usize = request.events.iter().map(|event| event.data.len()).sum();
+    data + REQUEST_OVERHEAD_BYTES
+}
+
+struct Lane {
+    number: u16,
+    storage: Arc<dyn Storage>,
+    clock: Arc<dyn Clock>,
+    metrics: Metrics,
+    connection: Option<Box<dyn BatchWriter>>,
+    failed_at: Option<Instant>,
+}
+
+impl Lane {
+    async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        let mut drained = Vec::with_capacity(BATCH_COMMANDS_MAX);
+        while jobs.recv_many(&mut drained, BATCH_COMMANDS_MAX).await > 0 {
+            self.metrics.queue_depth(self.number, jobs.len(), 0);
+            while !drained.is_empty() {
+                let rest = drained.split_off(within_bytes(&drained));
+                self.commit(std::mem::replace(&mut drained, rest)).await;
+            }
+        }
+    }
+
+    /// Commits a batch. Rows the database refuses are singled out by halving, so that the others
+    /// still get in.
+    async fn commit(&mut self, jobs: Vec<Job>) {
+        let mut batches = vec![jobs];
+        while let Some(mut jobs) = batches.pop() {
+            let (requests, replies): (Vec<_>, Vec<_>) =
+                jobs.drain(..).map(|job| (job.request, (job.reply, job.bytes, job._room))).unzip();
+            match self.append(&requests).await {
+                Ok(outcomes) => {
+                    for ((reply, _, _room), outcome) in replies.into_iter().zip(outcomes) {
+                        // A caller who left loses the answer, not the event.
+                        let _ = reply.send(Ok(outcome));
+                    }
+                }
+                Err(StorageError::Rejected(_)) if requests.len() > 1 => {
+                    let mut halves: Vec<Job> = requests
+                        .into_iter()
+                        .zip(replies)
+                        .map(|(request, (reply, bytes, room))| Job {
+                            request,
+                            bytes,
+                            reply,
+                            _room: room,
+                        })
+                        .collect();
+                    let second = halves.split_off(halves.len() / 2);
+                    // A stack: the first half goes first.
+                    batches.push(second);
+                    batches.push(halves);
+                }
+                Err(error) => {
+                    tracing::error!(
+                        lane = self.number,
+                        commands = requests.len(),
+                        error = %ErrorChain(&error),
+                        "a batch could not be committed"
+                    );
+                    let error = Arc::new(error);
+                    for (reply, _, _room) in replies {
+                        let _ = reply.send(Err(LedgerError::Storage(Arc::clone(&error))));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn append(&mut self, requests: &[AppendRequest]) -> Result<Vec<AppendOutcome>, StorageError> {
+        let reused = self.connection.is_some();
+        match self.try_append(requests).await {
+            // A connection that broke while idle shows at the first statement: nothing was done.
+            Err(Failure::BeforeCommit(StorageError::Unavailable(_))) if reused => {
+                self.try_append(requests).await.map_err(Failure::into_error)
+            }
+            result => result.map_err(Failure::into_error),
+        }
+    }
+
+    async fn try_append(&mut self, requests: &[AppendRequest]) -> Result<Vec<AppendOutcome>, Failure> {
+        let started = Instant::now();
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.connect().await.map_err(Failure::BeforeCommit)?,
+        };
+        let transaction = batch::append(connection.as_mut(), requests, || self.clock.now());
+        let result = match tokio::time::timeout(BATCH_TIMEOUT, transaction).await {
+            Ok(result) => result,
+            Err(elapsed) => Err(batch::BatchError {
+                committing: true,
+                source: StorageError::Unavailable(Box::new(elapsed)),
+            }),
+        };
+        match result {
+            Ok(outcomes) => {
+                self.connection = Some(connection);
+                self.failed_at = None;
+                self.measure(requests, &outcomes, started.elapsed());
+                Ok(outcomes)
+            }
+            // After an error nobody knows what state the connection is in: it is dropped, and
+            // with it whatever the transaction had done.
+            Err(error) if error.committing => Err(Failure::Committing(error.source)),
+            Err(error) => Err(Failure::BeforeCommit(error.source)),
+        }
+    }
+
+    async fn connect(&mut self) -> Result<Box<dyn BatchWriter>, StorageError> {
+        if self.failed_at.is_some_and(|at| at.elapsed() < REST_AFTER_FAILURE) {
+            return Err(StorageError::Unavailable("the database was gone a moment ago".into()));
+        }
+        let connecting = tokio::time::timeout(BATCH_TIMEOUT, self.storage.writer());
+        let result = connecting
+            .await
+            .unwrap_or_else(|elapsed| Err(StorageError::Unavailable(Box::new(elapsed))));
+        if result.is_err() {
+            self.failed_at = Some(Instant::now());
+        }
+        result
+    }
+
+    fn measure(&self, requests: &[AppendRequest], outcomes: &[AppendOutcome], took: Duration) {
+        let mut events = 0;
+        let mut bytes = 0;
+        for (request, outcome) in requests.iter().zip(outcomes) {
+            if matches!(outcome, AppendOutcome::Committed { .. }) {
+                events += request.events.len();
+                bytes += request.events.iter().map(|event| event.data.len()).sum::<usize>();
+            }
+        }
+        self.metrics
+            .append_batch(self.number, requests.len(), events, bytes, took);
+    }
+}
+
+enum Failure {
+    BeforeCommit(StorageError),
+    Committing(StorageError),
+}
+
+impl Failure {
+    fn into_error(self) -> StorageError {
+        match self {
+            Self::BeforeCommit(error) | Self::Committing(error) => error,
+        }
+    }
+}
+
+/// How many of the jobs fit one transaction: at least one.
+fn within_bytes(jobs: &[Job]) -> usize {
+    let mut bytes = 0;
+    jobs.iter()
+        .take_while(|job| {
+            let first = bytes == 0;
+            bytes += job.bytes;
+            first || bytes <= BATCH_BYTES_MAX
+        })
+        .count()
+}

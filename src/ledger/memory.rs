@@ -1,0 +1,279 @@
+//! The record in memory: for fast, seeded tests. It passes the same contract tests as the
+//! databases, and forgets everything when it is dropped.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+use super::batch::{Plan, Questions};
+use super::chain::GENESIS;
+use super::record::{Head, Partition, Position, RecordedEvent, StreamKey};
+use super::storage::{
+    BatchWriter, BrokenStream, DataKeyPlace, Found, IdempotencyPlace, IdempotencyRecord, LogQuery,
+    Storage, StorageError, StoredDataKey,
+};
+use crate::domain::ids::{Sequence, StreamId, TenantId};
+use crate::domain::time::Timestamp;
+
+/// A ledger that lives as long as the process.
+#[derive(Clone, Debug)]
+pub struct MemoryStorage {
+    tables: Arc<Mutex<Tables>>,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    heads: BTreeMap<Partition, Head>,
+    /// By partition, in order of position.
+    events: BTreeMap<Partition, Vec<RecordedEvent>>,
+    /// Where each stream's events are, in order of sequence.
+    streams: HashMap<StreamKey, Vec<usize>>,
+    idempotent: HashMap<IdempotencyPlace, IdempotencyRecord>,
+    data_keys: HashMap<DataKeyPlace, StoredDataKey>,
+    references: HashMap<(Partition, TenantId, String), StreamId>,
+}
+
+impl MemoryStorage {
+    /// An empty ledger.
+    pub fn new(partitions: i16, epoch: uuid::Uuid) -> Self {
+        let head = |number| Head {
+            partition: Partition(number),
+            position: Position(0),
+            hash: GENESIS,
+            epoch,
+            recorded_at: Timestamp::MIN,
+        };
+        let tables = Tables {
+            heads: (0..partitions).map(|number| (Partition(number), head(number))).collect(),
+            ..Tables::default()
+        };
+        Self {
+            tables: Arc::new(Mutex::new(tables)),
+        }
+    }
+}
+
+#[async_trait]
+impl Storage for MemoryStorage {
+    async fn writer(&self) -> Result<Box<dyn BatchWriter>, StorageError> {
+        Ok(Box::new(MemoryWriter {
+            tables: Arc::clone(&self.tables),
+            held: None,
+            staged: Vec::new(),
+        }))
+    }
+
+    async fn streams(&self, streams: &[StreamKey]) -> Result<Vec<RecordedEvent>, StorageError> {
+        let tables = self.tables.lock().await;
+        Ok(streams.iter().flat_map(|stream| tables.stream(stream)).cloned().collect())
+    }
+
+    async fn log(
+        &self,
+        partition: Partition,
+        after: Position,
+        limit: i64,
+    ) -> Result<Vec<RecordedEvent>, StorageError> {
+        let tables = self.tables.lock().await;
+        let limit = usize::try_from(limit).unwrap_or_default();
+        let events = tables.events.get(&partition).into_iter().flatten();
+        Ok(events.filter(|event| event.position > after).take(limit).cloned().collect())
+    }
+
+    async fn tenant_log(&self, query: &LogQuery) -> Result<Vec<RecordedEvent>, StorageError> {
+        let tables = self.tables.lock().await;
+        let events = tables.events.get(&query.partition).into_iter().flatten();
+        let limit = usize::try_from(query.limit).unwrap_or_default();
+        Ok(events.filter(|event| query.wants(event)).take(limit).cloned().collect())
+    }
+
+    async fn heads(&self) -> Result<Vec<Head>, StorageError> {
+        Ok(self.tables.lock().await.heads.values().cloned().collect())
+    }
+
+    async fn broken_streams(&self, _: Partition) -> Result<Vec<BrokenStream>, StorageError> {
+        // Nothing but this file can write here, and it only ever appends.
+        Ok(Vec::new())
+    }
+
+    async fn idempotent(
+        &self,
+        keys: &[IdempotencyPlace],
+    ) -> Result<Vec<IdempotencyRecord>, StorageError> {
+        let tables = self.tables.lock().await;
+        Ok(keys.iter().filter_map(|place| tables.idempotent.get(place)).cloned().collect())
+    }
+
+    async fn keep_answer(
+        &self,
+        record: &IdempotencyRecord,
+    ) -> Result<IdempotencyRecord, StorageError> {
+        let mut tables = self.tables.lock().await;
+        let standing = tables
+            .idempotent
+            .entry(record.place.clone())
+            .or_insert_with(|| record.clone());
+        if standing.fingerprint == record.fingerprint
+            && standing.command.is_none()
+            && standing.answer.is_none()
+        {
+            standing.answer.clone_from(&record.answer);
+        }
+        Ok(standing.clone())
+    }
+
+    async fn data_keys(&self, keys: &[DataKeyPlace]) -> Result<Vec<StoredDataKey>, StorageError> {
+        let tables = self.tables.lock().await;
+        Ok(keys.iter().filter_map(|place| tables.data_keys.get(place)).cloned().collect())
+    }
+
+    async fn add_data_key(&self, key: &StoredDataKey) -> Result<(), StorageError> {
+        let mut tables = self.tables.lock().await;
+        tables.data_keys.entry(key.place.clone()).or_insert_with(|| key.clone());
+        Ok(())
+    }
+
+    async fn referenced(
+        &self,
+        partition: Partition,
+        tenant_id: &TenantId,
+        references: &[String],
+    ) -> Result<Vec<StreamId>, StorageError> {
+        let tables = self.tables.lock().await;
+        let mut streams: Vec<StreamId> = references
+            .iter()
+            .filter_map(|reference| {
+                let key = (partition, tenant_id.clone(), reference.clone());
+                tables.references.get(&key).copied()
+            })
+            .collect();
+        streams.sort_unstable();
+        streams.dedup();
+        Ok(streams)
+    }
+}
+
+impl LogQuery {
+    fn wants(&self, event: &RecordedEvent) -> bool {
+        let among = |wanted: &[String], value: Option<&str>| {
+            wanted.is_empty() || value.is_some_and(|value| wanted.iter().any(|one| one == value))
+        };
+        event.position > self.after
+            && event.position <= self.until
+            && event.tenant_id == self.tenant_id.as_str()
+            && event.recorded_at >= self.from.as_micros()
+            && event.recorded_at < self.to.as_micros()
+            && among(&self.event_types, Some(&event.event_type))
+            && among(&self.subscriber_ids, event.subscriber_id.as_deref())
+    }
+}
+
+impl Tables {
+    fn stream(&self, stream: &StreamKey) -> impl Iterator<Item = &RecordedEvent> {
+        let places = self.streams.get(stream).into_iter().flatten();
+        let events = self.events.get(&stream.partition);
+        places.filter_map(move |place| events.and_then(|events| events.get(*place)))
+    }
+
+    fn event_at(&self, stream: &StreamKey, sequence: Sequence) -> Option<&RecordedEvent> {
+        let index = usize::try_from(sequence.0 - 1).ok()?;
+        let place = *self.streams.get(stream)?.get(index)?;
+        self.events.get(&stream.partition)?.get(place)
+    }
+}
+
+/// A plan's rows, owned, until commit.
+type Staged = Box<dyn FnOnce(&mut Tables) + Send>;
+
+struct MemoryWriter {
+    tables: Arc<Mutex<Tables>>,
+    held: Option<OwnedMutexGuard<Tables>>,
+    staged: Vec<Staged>,
+}
+
+fn no_transaction() -> StorageError {
+    StorageError::Unavailable("no transaction was begun".into())
+}
+
+#[async_trait]
+impl BatchWriter for MemoryWriter {
+    async fn lock_heads(&mut self, partitions: &[Partition]) -> Result<Vec<Head>, StorageError> {
+        let tables = Arc::clone(&self.tables).lock_owned().await;
+        let heads = partitions
+            .iter()
+            .filter_map(|partition| tables.heads.get(partition).cloned())
+            .collect();
+        self.held = Some(tables);
+        Ok(heads)
+    }
+
+    async fn look_up(&mut self, questions: &Questions<'_>) -> Result<Found, StorageError> {
+        let tables = self.held.as_ref().ok_or_else(no_transaction)?;
+        let mut found = Found::default();
+        for (stream, sequence) in &questions.sequences {
+            if let Some(event) = tables.event_at(stream, *sequence) {
+                found.events.push(((*stream).clone(), *sequence, event.event_id));
+            }
+        }
+        let idempotent = questions.idempotency.iter();
+        found.idempotent.extend(idempotent.filter_map(|place| tables.idempotent.get(place)).cloned());
+        let data_keys = questions.data_keys.iter();
+        found.data_keys.extend(data_keys.filter_map(|place| tables.data_keys.get(place)).cloned());
+        Ok(found)
+    }
+
+    async fn insert(&mut self, plan: &Plan<'_>) -> Result<(), StorageError> {
+        let events: Vec<(StreamKey, RecordedEvent)> = plan
+            .events
+            .iter()
+            .map(|new| (new.stream.clone(), new.recorded()))
+            .collect();
+        let idempotent = plan.idempotency.clone();
+        let data_keys: Vec<StoredDataKey> = plan.data_keys.iter().copied().cloned().collect();
+        let references: Vec<((Partition, TenantId, String), StreamId)> = plan
+            .references
+            .iter()
+            .map(|(key, reference)| {
+                let place = (key.partition, key.tenant_id.clone(), (*reference).to_owned());
+                (place, key.stream_id)
+            })
+            .collect();
+        let heads = plan.heads.clone();
+        self.staged.push(Box::new(move |tables| {
+            for (stream, event) in events {
+                let log = tables.events.entry(stream.partition).or_default();
+                tables.streams.entry(stream).or_default().push(log.len());
+                log.push(event);
+            }
+            for record in idempotent {
+                tables.idempotent.insert(record.place.clone(), record);
+            }
+            for key in data_keys {
+                tables.data_keys.entry(key.place.clone()).or_insert(key);
+            }
+            for (place, stream_id) in references {
+                tables.references.entry(place).or_insert(stream_id);
+            }
+            for head in heads {
+                tables.heads.insert(head.partition, head);
+            }
+        }));
+        Ok(())
+    }
+
+    async fn commit(&mut self) -> Result<(), StorageError> {
+        let mut tables = self.held.take().ok_or_else(no_transaction)?;
+        for staged in self.staged.drain(..) {
+            staged(&mut tables);
+        }
+        Ok(())
+    }
+
+    async fn roll_back(&mut self) -> Result<(), StorageError> {
+        self.held = None;
+        self.staged.clear();
+        Ok(())
+    }
+}

@@ -1,0 +1,636 @@
+//! The record: what happened to every notification, in order, for ever.
+//!
+//! A command comes in through [`Ledger::execute`], which runs it through `cqrs-es` on a
+//! [`session`]: load the aggregate (from the `cache`, else the database), decide, seal, append.
+//! The append waits in a [`lane`] for the next group commit ([`batch`]), which gives it its
+//! position and its link in the [`chain`]. Reads of single streams are put together by
+//! `coalesce`. The databases stand behind the traits of [`storage`].
+//!
+//! Everything may be tried twice: a repeat is recognised by the idempotency key or by the
+//! aggregate itself, and a lost race is decided again on the fresh stream.
+
+pub mod batch;
+mod cache;
+pub mod chain;
+mod coalesce;
+pub mod database;
+mod error;
+pub mod lane;
+pub mod memory;
+mod postgres;
+pub mod record;
+pub mod recordable;
+mod rows;
+pub mod sealing;
+mod session;
+mod sqlite;
+pub mod storage;
+mod streamlock;
+pub mod verify;
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use cqrs_es::{AggregateError, CqrsFramework};
+use zeroize::Zeroizing;
+
+use crate::clock::Surroundings;
+use crate::domain::event::Sealed;
+use crate::domain::ids::{EventId, Sequence, StreamId};
+use crate::domain::integration::Integration;
+use crate::domain::notification::Notification;
+use crate::domain::sealing::Subject;
+use crate::domain::stored::DecodeError;
+use crate::domain::time::Timestamp;
+use crate::tasks::Tasks;
+use crate::telemetry::{Cache, Metrics};
+
+pub use error::{CommandError, FromSealing, LedgerError};
+
+use cache::AggregateCache;
+use coalesce::Coalescer;
+use error::{command_error, outcome_label};
+use lane::{Lanes, QueueLimits};
+use record::{
+    Hash, Head, Position, Provenance, RecordedEvent, StreamKey, TenantPlace, Tip,
+};
+use recordable::Recordable;
+use sealing::{Keyring, MasterKey};
+use session::{Outcome, Session};
+use storage::{IdempotencyPlace, IdempotencyRecord, LogQuery, Storage, StorageError};
+use streamlock::StreamLocks;
+
+/// How often a command is decided again after losing a race. Each time somebody else got ahead,
+/// so only a stream under siege from other processes comes this far.
+const ATTEMPTS_MAX: u32 = 24;
+/// The longest pause between two attempts.
+const PAUSE_MAX: Duration = Duration::from_millis(20);
+
+/// How a ledger is run.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    pub lanes: u16,
+    pub queue: QueueLimits,
+    pub aggregate_cache_bytes: usize,
+    /// How long an erasure in another process may go unnoticed.
+    pub key_cache_ttl: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            lanes: 1,
+            queue: QueueLimits {
+                commands: 8192,
+                bytes: 64 * 1024 * 1024,
+            },
+            aggregate_cache_bytes: 16 * 1024 * 1024,
+            key_cache_ttl: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The record. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    core: Arc<Core>,
+}
+
+/// What sessions and callers share.
+#[derive(Debug)]
+struct Core {
+    storage: Arc<dyn Storage>,
+    lanes: Lanes,
+    keyring: Keyring,
+    notifications: AggregateCache<Notification>,
+    locks: StreamLocks,
+    streams: Coalescer<StreamKey, Arc<Vec<RecordedEvent>>>,
+    surroundings: Surroundings,
+    metrics: Metrics,
+}
+
+/// On whose behalf a command runs, and how.
+#[derive(Clone, Debug)]
+pub struct Order {
+    pub tenant: TenantPlace,
+    pub provenance: Arc<Provenance>,
+    pub idempotency: Option<Idempotency>,
+    /// The stream must be at this version, or the command is refused.
+    pub expected_version: Option<Sequence>,
+}
+
+/// A caller's idempotency key, and what it was used for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Idempotency {
+    pub key: String,
+    pub fingerprint: Hash,
+}
+
+/// A command's result.
+#[derive(Clone, Debug)]
+pub struct Done<A> {
+    pub stream: StreamKey,
+    pub aggregate: Arc<A>,
+    /// The stream's end after the command.
+    pub tip: Tip,
+    /// How many events it appended; 0 when everything was on record already.
+    pub appended: usize,
+    /// The idempotency key was used before: this is the first answer again.
+    pub replayed: bool,
+}
+
+/// An aggregate as it was at some point.
+#[derive(Clone, Debug)]
+pub struct Loaded<A> {
+    pub stream: StreamKey,
+    pub aggregate: A,
+    pub tip: Tip,
+}
+
+/// Up to where a stream is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    Now,
+    Version(Sequence),
+    Position(Position),
+    RecordedAt(Timestamp),
+}
+
+impl Order {
+    fn idempotency_place(&self) -> Option<(IdempotencyPlace, Hash)> {
+        self.idempotency.as_ref().map(|idempotency| {
+            let place = IdempotencyPlace {
+                partition: self.tenant.partition,
+                tenant_id: self.tenant.tenant_id.clone(),
+                key: idempotency.key.clone(),
+            };
+            (place, idempotency.fingerprint)
+        })
+    }
+}
+
+impl TenantPlace {
+    /// One of the tenant's streams.
+    pub fn stream(&self, stream_id: StreamId) -> StreamKey {
+        StreamKey {
+            partition: self.partition,
+            tenant_id: self.tenant_id.clone(),
+            stream_id,
+        }
+    }
+}
+
+impl Ledger {
+    /// Starts the lanes and readers of a ledger that exists.
+    pub fn start(
+        storage: Arc<dyn Storage>,
+        master: Arc<MasterKey>,
+        options: Options,
+        surroundings: Surroundings,
+        metrics: &Metrics,
+        tasks: &Tasks,
+    ) -> Self {
+        let lanes = Lanes::start(
+            options.lanes,
+            options.queue,
+            &storage,
+            &surroundings.clock,
+            metrics,
+            tasks,
+        );
+        let keyring = Keyring::new(
+            Arc::clone(&storage),
+            master,
+            Arc::clone(&surroundings.clock),
+            options.key_cache_ttl,
+            tasks,
+        );
+        let reading = Arc::clone(&storage);
+        let streams = Coalescer::start(tasks, move |streams: Vec<StreamKey>| {
+            let storage = Arc::clone(&reading);
+            async move { by_stream(storage.streams(&streams).await?) }
+        });
+        Self {
+            core: Arc::new(Core {
+                storage,
+                lanes,
+                keyring,
+                notifications: AggregateCache::new(options.aggregate_cache_bytes),
+                locks: StreamLocks::default(),
+                streams,
+                surroundings,
+                metrics: metrics.clone(),
+            }),
+        }
+    }
+
+    /// Carries out a command on one stream. `is_new` promises that the stream can't exist,
+    /// because its id was just made: then nothing is read first.
+    ///
+    /// Returns once it is durable. Repeats are recognised: the same idempotency key gets the first
+    /// answer again.
+    ///
+    /// # Errors
+    ///
+    /// [`CommandError::Refused`] by the rules; [`CommandError::Ledger`] when it could not be done.
+    pub async fn execute<A: Cached<Command: Clone>>(
+        &self,
+        order: &Order,
+        stream_id: StreamId,
+        is_new: bool,
+        command: A::Command,
+    ) -> Result<Done<A>, CommandError<A::Error>>
+    where
+        A::Error: FromSealing,
+    {
+        let stream = order.tenant.stream(stream_id);
+        let result = self.run::<A>(order, &stream, is_new, command).await;
+        self.core.metrics.append_outcome(outcome_label(&result), 1);
+        match result {
+            // A repeat may be refused only because its first time succeeded.
+            Err(error) if order.idempotency.is_some() => {
+                match self.used_before(order).await? {
+                    Some(record) => self.replay(order, &record).await.map_err(Into::into),
+                    None => Err(error),
+                }
+            }
+            result => result,
+        }
+    }
+
+    async fn run<A: Cached<Command: Clone>>(
+        &self,
+        order: &Order,
+        stream: &StreamKey,
+        is_new: bool,
+        command: A::Command,
+    ) -> Result<Done<A>, CommandError<A::Error>>
+    where
+        A::Error: FromSealing,
+    {
+        let _turn = if is_new {
+            None
+        } else {
+            Some(self.core.locks.lock(stream).await)
+        };
+        for attempt in 0..ATTEMPTS_MAX {
+            let is_new = is_new && attempt == 0;
+            match self.attempt::<A>(order, stream, is_new, command.clone()).await {
+                Err(AggregateError::AggregateConflict) => self.pause(attempt).await,
+                Err(error) => return Err(command_error(error)),
+                Ok(Outcome::KeyTaken(record)) => {
+                    return self.replay(order, &record).await.map_err(Into::into);
+                }
+                Ok(Outcome::Recorded {
+                    aggregate,
+                    tip,
+                    appended,
+                }) => {
+                    let aggregate = Arc::new(aggregate);
+                    A::remember(&self.core, stream, &aggregate, tip);
+                    return Ok(Done {
+                        stream: stream.clone(),
+                        aggregate,
+                        tip,
+                        appended,
+                        replayed: false,
+                    });
+                }
+            }
+        }
+        Err(LedgerError::Contended.into())
+    }
+
+    async fn attempt<A: Cached>(
+        &self,
+        order: &Order,
+        stream: &StreamKey,
+        is_new: bool,
+        command: A::Command,
+    ) -> Result<Outcome<A>, AggregateError<A::Error>> {
+        let session = Session::<A>::new(&self.core, order, stream.clone(), is_new);
+        let sealer = session.sealer();
+        let outcome = session.outcome();
+        let framework = CqrsFramework::new(session, Vec::new(), sealer);
+        framework
+            .execute(&stream.stream_id.to_string(), command)
+            .await?;
+        let outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
+        outcome.ok_or(AggregateError::AggregateConflict)
+    }
+
+    /// Lets others finish before the next attempt; a little longer each time, never in step.
+    async fn pause(&self, attempt: u32) {
+        if attempt == 0 {
+            return;
+        }
+        let random = self.core.surroundings.ids.random().as_u128();
+        let most = PAUSE_MAX.min(Duration::from_millis(1) * attempt).as_micros().max(1);
+        let pause = u64::try_from(random % most).unwrap_or_default();
+        tokio::time::sleep(Duration::from_micros(pause)).await;
+    }
+
+    async fn used_before(&self, order: &Order) -> Result<Option<IdempotencyRecord>, LedgerError> {
+        let Some((place, _)) = order.idempotency_place() else {
+            return Ok(None);
+        };
+        let records = self.core.storage.idempotent(&[place]).await?;
+        Ok(records.into_iter().next())
+    }
+
+    /// The first answer again: the stream as it was right after the key was first used.
+    async fn replay<A: Recordable>(
+        &self,
+        order: &Order,
+        record: &IdempotencyRecord,
+    ) -> Result<Done<A>, LedgerError> {
+        let same = order
+            .idempotency
+            .as_ref()
+            .is_some_and(|idempotency| idempotency.fingerprint == record.fingerprint);
+        let Some((stream_id, version, appended)) = record.command.filter(|_| same) else {
+            return Err(LedgerError::IdempotencyKeyReused);
+        };
+        let stream = order.tenant.stream(stream_id);
+        let loaded = self.load::<A>(&stream, Until::Version(version)).await?;
+        let loaded = loaded.ok_or(LedgerError::IdempotencyKeyReused)?;
+        Ok(Done {
+            stream,
+            aggregate: Arc::new(loaded.aggregate),
+            tip: loaded.tip,
+            appended: usize::try_from(appended).unwrap_or_default(),
+            replayed: true,
+        })
+    }
+
+    /// An aggregate, folded from its stream. `None` if the stream had no events by then, or is
+    /// of another kind.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Undecodable`] when an event does not fit the code.
+    pub async fn load<A: Recordable>(
+        &self,
+        stream: &StreamKey,
+        until: Until,
+    ) -> Result<Option<Loaded<A>>, LedgerError> {
+        let events = self.core.stream(stream).await?;
+        let mut events = events.iter().take_while(|event| until.includes(event)).peekable();
+        let of_another_kind = events
+            .peek()
+            .is_some_and(|first| A::from_recorded(first).is_err_and(|e| matches!(e, DecodeError::UnknownType(_))));
+        if of_another_kind {
+            return Ok(None);
+        }
+        let (aggregate, tip) = folded::<A>(events)?;
+        Ok((tip.event_id.is_some()).then(|| Loaded {
+            stream: stream.clone(),
+            aggregate,
+            tip,
+        }))
+    }
+
+    /// One stream's events, in order.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Storage`] when the database failed.
+    pub async fn stream(&self, stream: &StreamKey) -> Result<Arc<Vec<RecordedEvent>>, LedgerError> {
+        self.core.stream(stream).await
+    }
+
+    /// A tenant's events in the order of the log.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Storage`] when the database failed.
+    pub async fn tenant_log(&self, query: &LogQuery) -> Result<Vec<RecordedEvent>, LedgerError> {
+        Ok(self.core.storage.tenant_log(query).await?)
+    }
+
+    /// Every partition's head.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Storage`] when the database failed.
+    pub async fn heads(&self) -> Result<Vec<Head>, LedgerError> {
+        Ok(self.core.storage.heads().await?)
+    }
+
+    /// Which streams know any of these references.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Storage`] when the database failed.
+    pub async fn referenced(
+        &self,
+        tenant: &TenantPlace,
+        references: &[String],
+    ) -> Result<Vec<StreamId>, LedgerError> {
+        let storage = &self.core.storage;
+        Ok(storage.referenced(tenant.partition, &tenant.tenant_id, references).await?)
+    }
+
+    /// Opens what was sealed to one event. `None` once its subject was erased.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Unopenable`] when the text was altered or moved.
+    pub async fn open(
+        &self,
+        stream: &StreamKey,
+        event_id: EventId,
+        sealed: &Sealed,
+    ) -> Result<Option<Zeroizing<String>>, LedgerError> {
+        self.core.keyring.open(stream, event_id, sealed).await
+    }
+
+    /// Seals a text that belongs to no event, such as a quarantined webhook. The subject's key is
+    /// stored before this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError`] when the key can't be made or stored.
+    pub async fn seal_apart(
+        &self,
+        stream: &StreamKey,
+        subject: &Subject,
+        id: EventId,
+        text: &str,
+    ) -> Result<Sealed, LedgerError> {
+        let (mut sealed, made) = self.core.keyring.seal(stream, subject, id, text).await?;
+        if let Some(key) = made {
+            self.core.storage.add_data_key(&key).await?;
+            // Another process may have stored another key first: then this one is forgotten.
+            let standing = self.core.storage.data_keys(std::slice::from_ref(&key.place)).await?;
+            if standing.iter().all(|stored| stored.wrapped_key == key.wrapped_key) {
+                self.core.keyring.stored(&[key]);
+            } else {
+                self.core.keyring.forget(&[key]);
+                (sealed, _) = self.core.keyring.seal(stream, subject, id, text).await?;
+            }
+        }
+        Ok(sealed)
+    }
+
+    /// What a call other than a command led to before, under this idempotency key.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::IdempotencyKeyReused`] if it was used for another request.
+    pub async fn kept_answer(
+        &self,
+        tenant: &TenantPlace,
+        idempotency: &Idempotency,
+    ) -> Result<Option<IdempotencyRecord>, LedgerError> {
+        let place = IdempotencyPlace {
+            partition: tenant.partition,
+            tenant_id: tenant.tenant_id.clone(),
+            key: idempotency.key.clone(),
+        };
+        let record = self.core.storage.idempotent(&[place]).await?.into_iter().next();
+        match record {
+            Some(record) if record.fingerprint != idempotency.fingerprint => {
+                Err(LedgerError::IdempotencyKeyReused)
+            }
+            record => Ok(record),
+        }
+    }
+
+    /// Keeps the answer of a call other than a command; `None` only claims the key for it. Returns
+    /// the record that stands, which may be an earlier one.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::IdempotencyKeyReused`] if the key was used for another request.
+    pub async fn keep_answer(
+        &self,
+        tenant: &TenantPlace,
+        idempotency: &Idempotency,
+        answer: Option<String>,
+    ) -> Result<IdempotencyRecord, LedgerError> {
+        let record = IdempotencyRecord {
+            place: IdempotencyPlace {
+                partition: tenant.partition,
+                tenant_id: tenant.tenant_id.clone(),
+                key: idempotency.key.clone(),
+            },
+            fingerprint: idempotency.fingerprint,
+            command: None,
+            answer,
+            recorded_at: self.core.surroundings.now(),
+        };
+        let standing = self.core.storage.keep_answer(&record).await?;
+        if standing.fingerprint == idempotency.fingerprint {
+            Ok(standing)
+        } else {
+            Err(LedgerError::IdempotencyKeyReused)
+        }
+    }
+
+    /// What the rest of the house may read directly.
+    pub fn storage(&self) -> &Arc<dyn Storage> {
+        &self.core.storage
+    }
+}
+
+impl Core {
+    async fn stream(&self, stream: &StreamKey) -> Result<Arc<Vec<RecordedEvent>>, LedgerError> {
+        Ok(self.streams.get(stream.clone()).await?)
+    }
+
+    /// The aggregate as it stands, to decide on: cached or loaded. May be stale.
+    async fn current<A: Cached>(&self, stream: &StreamKey) -> Result<(A, Tip), LedgerError> {
+        if let Some((aggregate, tip)) = A::recall(self, stream) {
+            let aggregate = Arc::try_unwrap(aggregate).unwrap_or_else(|shared| A::clone(&shared));
+            return Ok((aggregate, tip));
+        }
+        let events = self.stream(stream).await?;
+        folded(events.iter())
+    }
+}
+
+/// Which aggregates are worth remembering.
+pub trait Cached: Recordable {
+    #[doc(hidden)]
+    #[expect(private_interfaces, reason = "implemented in this file only")]
+    fn recall(core: &Core, stream: &StreamKey) -> Option<(Arc<Self>, Tip)>;
+
+    #[doc(hidden)]
+    #[expect(private_interfaces, reason = "implemented in this file only")]
+    fn remember(core: &Core, stream: &StreamKey, aggregate: &Arc<Self>, tip: Tip);
+}
+
+#[expect(private_interfaces, reason = "the trait is implemented in this file only")]
+impl Cached for Notification {
+    fn recall(core: &Core, stream: &StreamKey) -> Option<(Arc<Self>, Tip)> {
+        let found = core.notifications.take(stream);
+        core.metrics.cache_lookup(Cache::Stream, found.is_some());
+        found
+    }
+
+    fn remember(core: &Core, stream: &StreamKey, aggregate: &Arc<Self>, tip: Tip) {
+        let weight = aggregate.weight();
+        core.notifications
+            .put(stream.clone(), Arc::clone(aggregate), tip, weight);
+    }
+}
+
+/// Workflows and preferences change seldom: each is read when it does.
+#[expect(private_interfaces, reason = "the trait is implemented in this file only")]
+impl Cached for Integration {
+    fn recall(_: &Core, _: &StreamKey) -> Option<(Arc<Self>, Tip)> {
+        None
+    }
+
+    fn remember(_: &Core, _: &StreamKey, _: &Arc<Self>, _: Tip) {}
+}
+
+impl Until {
+    fn includes(self, event: &RecordedEvent) -> bool {
+        match self {
+            Self::Now => true,
+            Self::Version(version) => event.sequence <= version,
+            Self::Position(position) => event.position <= position,
+            Self::RecordedAt(time) => event.recorded_at <= time.as_micros(),
+        }
+    }
+}
+
+fn by_stream(
+    events: Vec<RecordedEvent>,
+) -> Result<HashMap<StreamKey, Arc<Vec<RecordedEvent>>>, StorageError> {
+    let mut streams: HashMap<StreamKey, Vec<RecordedEvent>> = HashMap::new();
+    for event in events {
+        let key = StreamKey {
+            partition: event.partition,
+            tenant_id: rows::tenant("events", event.tenant_id.clone())?,
+            stream_id: event.stream_id,
+        };
+        streams.entry(key).or_default().push(event);
+    }
+    Ok(streams
+        .into_iter()
+        .map(|(key, events)| (key, Arc::new(events)))
+        .collect())
+}
+
+fn decoded<A: Recordable>(event: &RecordedEvent) -> Result<A::Event, LedgerError> {
+    A::from_recorded(event).map_err(|source| LedgerError::Undecodable {
+        position: event.ledger_position(),
+        source,
+    })
+}
+
+fn folded<'a, A: Recordable>(
+    events: impl Iterator<Item = &'a RecordedEvent>,
+) -> Result<(A, Tip), LedgerError> {
+    let mut aggregate = A::default();
+    let mut tip = Tip::default();
+    for event in events {
+        aggregate.apply(decoded::<A>(event)?);
+        tip = event.tip();
+    }
+    Ok((aggregate, tip))
+}

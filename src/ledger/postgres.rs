@@ -1,0 +1,509 @@
+//! The record in PostgreSQL. Read beside `sqlite.rs`: the same functions in the same order.
+//!
+//! Relies on READ COMMITTED: a statement after the lock sees what was committed while waiting
+//! for it. Look-ups join a `LATERAL … OFFSET 0`, which keeps the planner at one index probe per
+//! row whatever its statistics say.
+
+use async_trait::async_trait;
+use sqlx::postgres::{PgBindIterExt, PgConnectOptions, PgConnection, PgPool};
+use sqlx::{ConnectOptions, Executor, Row};
+
+use super::batch::{Plan, Questions};
+use super::record::{Head, Partition, Position, RecordedEvent, StreamKey};
+use super::rows::{event_columns, head, idempotency_record, recorded_event, stored_data_key};
+use super::storage::{
+    BatchWriter, BrokenStream, DataKeyPlace, Found, IdempotencyPlace, IdempotencyRecord, LogQuery,
+    Storage, StorageError, StoredDataKey,
+};
+use crate::domain::ids::{EventId, Sequence, StreamId, TenantId};
+
+/// The record in a PostgreSQL database.
+#[derive(Clone, Debug)]
+pub(super) struct PostgresStorage {
+    pool: PgPool,
+    /// For the lanes' own connections.
+    options: PgConnectOptions,
+}
+
+impl PostgresStorage {
+    pub(super) fn new(pool: PgPool, options: PgConnectOptions) -> Self {
+        Self { pool, options }
+    }
+}
+
+const STREAMS: &str = concat!(
+    "SELECT ",
+    event_columns!(),
+    " FROM UNNEST($1::int2[], $2::text[], $3::uuid[]) AS wanted (partition, tenant_id, stream_id)
+    CROSS JOIN LATERAL (
+        SELECT *
+        FROM events
+        WHERE partition = wanted.partition
+            AND tenant_id = wanted.tenant_id
+            AND stream_id = wanted.stream_id
+        ORDER BY sequence
+        OFFSET 0
+    ) AS e"
+);
+
+const LOG: &str = concat!(
+    "SELECT ",
+    event_columns!(),
+    " FROM events AS e
+    WHERE e.partition = $1 AND e.position > $2
+    ORDER BY e.position
+    LIMIT $3"
+);
+
+const TENANT_LOG: &str = concat!(
+    "SELECT ",
+    event_columns!(),
+    " FROM events AS e
+    WHERE e.partition = $1 AND e.position > $2 AND e.position <= $3 AND e.tenant_id = $4
+        AND e.recorded_at >= $5 AND e.recorded_at < $6
+        AND (cardinality($7::text[]) = 0 OR e.event_type = ANY($7))
+        AND (cardinality($8::text[]) = 0 OR e.subscriber_id = ANY($8))
+    ORDER BY e.position
+    LIMIT $9"
+);
+
+const HEADS: &str = "
+    SELECT partition, position, hash, epoch, recorded_at
+    FROM partition_heads
+    ORDER BY partition";
+
+const BROKEN_STREAMS: &str = "
+    SELECT tenant_id, stream_id, MIN(position) FILTER (WHERE sequence <> place) AS position
+    FROM (
+        SELECT tenant_id, stream_id, position, sequence,
+            ROW_NUMBER() OVER (PARTITION BY tenant_id, stream_id ORDER BY position) AS place
+        FROM events
+        WHERE partition = $1
+    ) AS numbered
+    GROUP BY tenant_id, stream_id
+    HAVING COUNT(*) FILTER (WHERE sequence <> place) > 0
+    ORDER BY 3
+    LIMIT 10";
+
+const IDEMPOTENT: &str = "
+    SELECT k.partition, k.tenant_id, k.idempotency_key, k.fingerprint, k.stream_id, k.version,
+        k.appended, k.answer, k.recorded_at
+    FROM UNNEST($1::int2[], $2::text[], $3::text[]) AS wanted (partition, tenant_id, key)
+    CROSS JOIN LATERAL (
+        SELECT *
+        FROM idempotency_keys
+        WHERE partition = wanted.partition
+            AND tenant_id = wanted.tenant_id
+            AND idempotency_key = wanted.key
+        OFFSET 0
+    ) AS k";
+
+const ADD_IDEMPOTENT: &str = "
+    INSERT INTO idempotency_keys
+        (partition, tenant_id, idempotency_key, fingerprint, stream_id, version, appended, answer,
+        recorded_at)
+    SELECT *
+    FROM UNNEST($1::int2[], $2::text[], $3::text[], $4::bytea[], $5::uuid[], $6::int8[],
+        $7::int4[], $8::text[], $9::int8[])";
+
+const KEEP_ANSWER: &str = "
+    INSERT INTO idempotency_keys
+        (partition, tenant_id, idempotency_key, fingerprint, answer, recorded_at)
+    VALUES ($1, $2, $3, $4, $5, $6)
+    ON CONFLICT (partition, tenant_id, idempotency_key) DO UPDATE
+    SET answer = COALESCE(idempotency_keys.answer, EXCLUDED.answer)
+    WHERE idempotency_keys.fingerprint = EXCLUDED.fingerprint
+        AND idempotency_keys.stream_id IS NULL";
+
+const DATA_KEYS: &str = "
+    SELECT k.partition, k.tenant_id, k.key_id, k.wrapped_key, k.created_at
+    FROM UNNEST($1::int2[], $2::text[], $3::uuid[]) AS wanted (partition, tenant_id, key_id)
+    CROSS JOIN LATERAL (
+        SELECT *
+        FROM data_keys
+        WHERE partition = wanted.partition
+            AND tenant_id = wanted.tenant_id
+            AND key_id = wanted.key_id
+        OFFSET 0
+    ) AS k";
+
+const ADD_DATA_KEYS: &str = "
+    INSERT INTO data_keys (partition, tenant_id, key_id, wrapped_key, created_at)
+    SELECT *
+    FROM UNNEST($1::int2[], $2::text[], $3::uuid[], $4::text[], $5::int8[])
+    ON CONFLICT (partition, tenant_id, key_id) DO NOTHING";
+
+const REFERENCED: &str = "
+    SELECT DISTINCT stream_id
+    FROM message_references
+    WHERE partition = $1 AND tenant_id = $2 AND reference = ANY($3)
+    ORDER BY stream_id";
+
+const ADD_REFERENCES: &str = "
+    INSERT INTO message_references (partition, tenant_id, reference, stream_id)
+    SELECT *
+    FROM UNNEST($1::int2[], $2::text[], $3::text[], $4::uuid[])
+    ON CONFLICT (partition, tenant_id, reference) DO NOTHING";
+
+#[async_trait]
+impl Storage for PostgresStorage {
+    async fn writer(&self) -> Result<Box<dyn BatchWriter>, StorageError> {
+        // A database may be set up to answer before the disk has it. The ledger's promise is
+        // stronger; a stricter setting (remote_apply) is left alone.
+        const DURABLE: &str = "
+            SELECT set_config('synchronous_commit', 'on', false)
+            WHERE current_setting('synchronous_commit') = 'off'";
+        // A process that hangs inside a batch must not hold the heads for ever.
+        let options = self.options.clone().options([
+            ("lock_timeout", "5s"),
+            ("statement_timeout", "15s"),
+            ("idle_in_transaction_session_timeout", "10s"),
+        ]);
+        let mut connection = options.connect().await?;
+        connection.execute(DURABLE).await?;
+        Ok(Box::new(PostgresWriter { connection }))
+    }
+
+    async fn streams(&self, streams: &[StreamKey]) -> Result<Vec<RecordedEvent>, StorageError> {
+        let rows = sqlx::query(STREAMS)
+            .bind(streams.iter().map(|key| key.partition.0).bind_iter())
+            .bind(streams.iter().map(|key| key.tenant_id.as_str()).bind_iter())
+            .bind(streams.iter().map(|key| key.stream_id.0).bind_iter())
+            .fetch_all(&self.pool)
+            .await?;
+        rows.iter().map(|row| Ok(recorded_event!(row))).collect()
+    }
+
+    async fn log(
+        &self,
+        partition: Partition,
+        after: Position,
+        limit: i64,
+    ) -> Result<Vec<RecordedEvent>, StorageError> {
+        let rows = sqlx::query(LOG)
+            .bind(partition.0)
+            .bind(after.0)
+            .bind(limit)
+            .fetch_all(&self.pool)
+            .await?;
+        rows.iter().map(|row| Ok(recorded_event!(row))).collect()
+    }
+
+    async fn tenant_log(&self, query: &LogQuery) -> Result<Vec<RecordedEvent>, StorageError> {
+        let rows = sqlx::query(TENANT_LOG)
+            .bind(query.partition.0)
+            .bind(query.after.0)
+            .bind(query.until.0)
+            .bind(query.tenant_id.as_str())
+            .bind(query.from.as_micros())
+            .bind(query.to.as_micros())
+            .bind(&query.event_types)
+            .bind(&query.subscriber_ids)
+            .bind(query.limit)
+            .fetch_all(&self.pool)
+            .await?;
+        rows.iter().map(|row| Ok(recorded_event!(row))).collect()
+    }
+
+    async fn heads(&self) -> Result<Vec<Head>, StorageError> {
+        let rows = sqlx::query(HEADS).fetch_all(&self.pool).await?;
+        rows.iter().map(|row| Ok(head!(row))).collect()
+    }
+
+    async fn broken_streams(&self, partition: Partition) -> Result<Vec<BrokenStream>, StorageError> {
+        let rows = sqlx::query(BROKEN_STREAMS)
+            .bind(partition.0)
+            .fetch_all(&self.pool)
+            .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(BrokenStream {
+                    tenant_id: row.try_get(0)?,
+                    stream_id: StreamId(row.try_get(1)?),
+                    position: Position(row.try_get(2)?),
+                })
+            })
+            .collect()
+    }
+
+    async fn idempotent(
+        &self,
+        keys: &[IdempotencyPlace],
+    ) -> Result<Vec<IdempotencyRecord>, StorageError> {
+        idempotent(&self.pool, &keys.iter().collect::<Vec<_>>()).await
+    }
+
+    async fn keep_answer(
+        &self,
+        record: &IdempotencyRecord,
+    ) -> Result<IdempotencyRecord, StorageError> {
+        sqlx::query(KEEP_ANSWER)
+            .bind(record.place.partition.0)
+            .bind(record.place.tenant_id.as_str())
+            .bind(&record.place.key)
+            .bind(record.fingerprint.as_slice())
+            .bind(&record.answer)
+            .bind(record.recorded_at.as_micros())
+            .execute(&self.pool)
+            .await?;
+        let standing = idempotent(&self.pool, &[&record.place]).await?;
+        Ok(standing.into_iter().next().unwrap_or_else(|| record.clone()))
+    }
+
+    async fn data_keys(&self, keys: &[DataKeyPlace]) -> Result<Vec<StoredDataKey>, StorageError> {
+        data_keys(&self.pool, &keys.iter().collect::<Vec<_>>()).await
+    }
+
+    async fn add_data_key(&self, key: &StoredDataKey) -> Result<(), StorageError> {
+        let mut connection = self.pool.acquire().await?;
+        add_data_keys(&mut connection, &[key]).await
+    }
+
+    async fn referenced(
+        &self,
+        partition: Partition,
+        tenant_id: &TenantId,
+        references: &[String],
+    ) -> Result<Vec<StreamId>, StorageError> {
+        let rows = sqlx::query(REFERENCED)
+            .bind(partition.0)
+            .bind(tenant_id.as_str())
+            .bind(references)
+            .fetch_all(&self.pool)
+            .await?;
+        rows.iter().map(|row| Ok(StreamId(row.try_get(0)?))).collect()
+    }
+}
+
+async fn idempotent(
+    database: impl sqlx::PgExecutor<'_>,
+    keys: &[&IdempotencyPlace],
+) -> Result<Vec<IdempotencyRecord>, StorageError> {
+    let rows = sqlx::query(IDEMPOTENT)
+        .bind(keys.iter().map(|place| place.partition.0).bind_iter())
+        .bind(keys.iter().map(|place| place.tenant_id.as_str()).bind_iter())
+        .bind(keys.iter().map(|place| place.key.as_str()).bind_iter())
+        .fetch_all(database)
+        .await?;
+    rows.iter().map(|row| Ok(idempotency_record!(row))).collect()
+}
+
+async fn data_keys(
+    database: impl sqlx::PgExecutor<'_>,
+    keys: &[&DataKeyPlace],
+) -> Result<Vec<StoredDataKey>, StorageError> {
+    let rows = sqlx::query(DATA_KEYS)
+        .bind(keys.iter().map(|place| place.partition.0).bind_iter())
+        .bind(keys.iter().map(|place| place.tenant_id.as_str()).bind_iter())
+        .bind(keys.iter().map(|place| place.key_id).bind_iter())
+        .fetch_all(database)
+        .await?;
+    rows.iter().map(|row| Ok(stored_data_key!(row))).collect()
+}
+
+async fn add_data_keys(
+    connection: &mut PgConnection,
+    keys: &[&StoredDataKey],
+) -> Result<(), StorageError> {
+    sqlx::query(ADD_DATA_KEYS)
+        .bind(keys.iter().map(|key| key.place.partition.0).bind_iter())
+        .bind(keys.iter().map(|key| key.place.tenant_id.as_str()).bind_iter())
+        .bind(keys.iter().map(|key| key.place.key_id).bind_iter())
+        .bind(keys.iter().map(|key| key.wrapped_key.as_deref()).bind_iter())
+        .bind(keys.iter().map(|key| key.created_at.as_micros()).bind_iter())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// A lane's connection.
+#[derive(Debug)]
+struct PostgresWriter {
+    connection: PgConnection,
+}
+
+const EVENTS_AT: &str = "
+    SELECT wanted.partition, wanted.tenant_id, wanted.stream_id, wanted.sequence, e.event_id
+    FROM UNNEST($1::int2[], $2::text[], $3::uuid[], $4::int8[])
+        AS wanted (partition, tenant_id, stream_id, sequence)
+    CROSS JOIN LATERAL (
+        SELECT event_id
+        FROM events
+        WHERE partition = wanted.partition
+            AND tenant_id = wanted.tenant_id
+            AND stream_id = wanted.stream_id
+            AND sequence = wanted.sequence
+        OFFSET 0
+    ) AS e";
+
+// One statement and so one round trip: the events, and the heads that point past them.
+const ADD_EVENTS: &str = "
+    WITH moved AS (
+        UPDATE partition_heads
+        SET position = new.position, hash = new.hash, recorded_at = new.recorded_at
+        FROM UNNEST($20::int2[], $21::int8[], $22::bytea[], $23::int8[])
+            AS new (partition, position, hash, recorded_at)
+        WHERE partition_heads.partition = new.partition
+    )
+    INSERT INTO events
+        (partition, position, tenant_id, stream_id, sequence, event_id, event_type, schema_version,
+        occurred_at, recorded_at, actor_kind, actor_id, source, correlation_id, causation_id,
+        traceparent, subscriber_id, data, hash)
+    SELECT partition, position, tenant_id, stream_id, sequence, event_id, event_type,
+        schema_version, occurred_at, recorded_at, actor_kind, actor_id, source, correlation_id,
+        causation_id, traceparent, subscriber_id, data::json, hash
+    FROM UNNEST($1::int2[], $2::int8[], $3::text[], $4::uuid[], $5::int8[], $6::uuid[],
+        $7::text[], $8::int4[], $9::int8[], $10::int8[], $11::text[], $12::text[], $13::text[],
+        $14::text[], $15::text[], $16::text[], $17::text[], $18::text[], $19::bytea[])
+        AS new (partition, position, tenant_id, stream_id, sequence, event_id, event_type,
+        schema_version, occurred_at, recorded_at, actor_kind, actor_id, source, correlation_id,
+        causation_id, traceparent, subscriber_id, data, hash)";
+
+#[async_trait]
+impl BatchWriter for PostgresWriter {
+    async fn lock_heads(&mut self, partitions: &[Partition]) -> Result<Vec<Head>, StorageError> {
+        // Held until commit. Nobody else can hand out these positions meanwhile, so they have no
+        // gaps and become visible in order. Numbers only, so they may be written into the text;
+        // that lets BEGIN and the lock share one round trip.
+        let numbers: Vec<String> = partitions.iter().map(ToString::to_string).collect();
+        let statement = format!(
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+            SELECT partition, position, hash, epoch, recorded_at
+            FROM partition_heads
+            WHERE partition IN ({})
+            ORDER BY partition
+            FOR UPDATE",
+            numbers.join(", ")
+        );
+        let rows = sqlx::raw_sql(sqlx::AssertSqlSafe(statement))
+            .fetch_all(&mut self.connection)
+            .await?;
+        rows.iter().map(|row| Ok(head!(row))).collect()
+    }
+
+    async fn look_up(&mut self, questions: &Questions<'_>) -> Result<Found, StorageError> {
+        let wanted = &questions.sequences;
+        let rows = sqlx::query(EVENTS_AT)
+            .bind(wanted.iter().map(|(key, _)| key.partition.0).bind_iter())
+            .bind(wanted.iter().map(|(key, _)| key.tenant_id.as_str()).bind_iter())
+            .bind(wanted.iter().map(|(key, _)| key.stream_id.0).bind_iter())
+            .bind(wanted.iter().map(|(_, sequence)| sequence.0).bind_iter())
+            .fetch_all(&mut self.connection)
+            .await?;
+        let mut found = Found::default();
+        for row in &rows {
+            let stream = StreamKey {
+                partition: Partition(row.try_get(0)?),
+                tenant_id: super::rows::tenant("events", row.try_get(1)?)?,
+                stream_id: StreamId(row.try_get(2)?),
+            };
+            let event_id = EventId(row.try_get(4)?);
+            found.events.push((stream, Sequence(row.try_get(3)?), event_id));
+        }
+        if !questions.idempotency.is_empty() {
+            found.idempotent = idempotent(&mut self.connection, &questions.idempotency).await?;
+        }
+        if !questions.data_keys.is_empty() {
+            found.data_keys = data_keys(&mut self.connection, &questions.data_keys).await?;
+        }
+        Ok(found)
+    }
+
+    async fn insert(&mut self, plan: &Plan<'_>) -> Result<(), StorageError> {
+        if !plan.data_keys.is_empty() {
+            add_data_keys(&mut self.connection, &plan.data_keys).await?;
+        }
+        if !plan.idempotency.is_empty() {
+            self.add_idempotent(&plan.idempotency).await?;
+        }
+        if !plan.references.is_empty() {
+            self.add_references(&plan.references).await?;
+        }
+        if !plan.events.is_empty() {
+            self.add_events(plan).await?;
+        }
+        Ok(())
+    }
+
+    async fn commit(&mut self) -> Result<(), StorageError> {
+        self.connection.execute("COMMIT").await?;
+        Ok(())
+    }
+
+    async fn roll_back(&mut self) -> Result<(), StorageError> {
+        self.connection.execute("ROLLBACK").await?;
+        Ok(())
+    }
+}
+
+impl PostgresWriter {
+    async fn add_events(&mut self, plan: &Plan<'_>) -> Result<(), StorageError> {
+        macro_rules! column {
+            ($planned:ident => $value:expr) => {
+                plan.events.iter().map(|$planned| $value).bind_iter()
+            };
+        }
+        sqlx::query(ADD_EVENTS)
+            .bind(column!(new => new.stream.partition.0))
+            .bind(column!(new => new.position.0))
+            .bind(column!(new => new.stream.tenant_id.as_str()))
+            .bind(column!(new => new.stream.stream_id.0))
+            .bind(column!(new => new.sequence.0))
+            .bind(column!(new => new.event.event_id.0))
+            .bind(column!(new => new.event.event_type))
+            .bind(column!(new => new.event.schema_version))
+            .bind(column!(new => new.event.occurred_at.as_micros()))
+            .bind(column!(new => new.recorded_at.as_micros()))
+            .bind(column!(new => new.provenance.actor.kind.as_str()))
+            .bind(column!(new => new.provenance.actor.id.as_ref()))
+            .bind(column!(new => new.provenance.source.as_str()))
+            .bind(column!(new => new.provenance.correlation_id.as_deref()))
+            .bind(column!(new => new.provenance.causation_id.as_deref()))
+            .bind(column!(new => new.provenance.traceparent.as_deref()))
+            .bind(column!(new => new.event.subscriber_id.as_ref().map(|id| id.as_str())))
+            .bind(column!(new => new.event.data.as_str()))
+            .bind(column!(new => new.hash.as_slice()))
+            .bind(plan.heads.iter().map(|head| head.partition.0).bind_iter())
+            .bind(plan.heads.iter().map(|head| head.position.0).bind_iter())
+            .bind(plan.heads.iter().map(|head| head.hash.as_slice()).bind_iter())
+            .bind(plan.heads.iter().map(|head| head.recorded_at.as_micros()).bind_iter())
+            .execute(&mut self.connection)
+            .await?;
+        Ok(())
+    }
+
+    async fn add_idempotent(&mut self, records: &[IdempotencyRecord]) -> Result<(), StorageError> {
+        macro_rules! column {
+            ($record:ident => $value:expr) => {
+                records.iter().map(|$record| $value).bind_iter()
+            };
+        }
+        sqlx::query(ADD_IDEMPOTENT)
+            .bind(column!(new => new.place.partition.0))
+            .bind(column!(new => new.place.tenant_id.as_str()))
+            .bind(column!(new => new.place.key.as_str()))
+            .bind(column!(new => new.fingerprint.as_slice()))
+            .bind(column!(new => new.command.map(|(stream_id, _, _)| stream_id.0)))
+            .bind(column!(new => new.command.map(|(_, version, _)| version.0)))
+            .bind(column!(new => new.command.map(|(_, _, appended)| appended)))
+            .bind(column!(new => new.answer.as_deref()))
+            .bind(column!(new => new.recorded_at.as_micros()))
+            .execute(&mut self.connection)
+            .await?;
+        Ok(())
+    }
+
+    async fn add_references(
+        &mut self,
+        references: &[(&StreamKey, &str)],
+    ) -> Result<(), StorageError> {
+        sqlx::query(ADD_REFERENCES)
+            .bind(references.iter().map(|(key, _)| key.partition.0).bind_iter())
+            .bind(references.iter().map(|(key, _)| key.tenant_id.as_str()).bind_iter())
+            .bind(references.iter().map(|(_, reference)| *reference).bind_iter())
+            .bind(references.iter().map(|(key, _)| key.stream_id.0).bind_iter())
+            .execute(&mut self.connection)
+            .await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,434 @@
+//! Sealing: personal data is stored only encrypted, under a key per subscriber, and forgetting
+//! somebody means destroying that key.
+//!
+//! A sealed text is `1.<key id>.<nonce ‖ ciphertext ‖ tag>`, both parts base64url without padding,
+//! encrypted with AES-256-GCM (NIST SP 800-38D). The associated data binds tenant, stream and
+//! event, so a box can't be moved to another. Data keys are 32 random bytes, stored wrapped by
+//! the master key in the same way.
+//!
+//! A key's id follows from tenant, subject and generation, so that it is found without an index
+//! of its own; after an erasure the next generation begins.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use lru::LruCache;
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::hmac;
+use ring::rand::{SecureRandom, SystemRandom};
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use super::LedgerError;
+use super::coalesce::Coalescer;
+use super::record::{StreamKey, TenantPlace};
+use super::storage::{DataKeyPlace, Storage, StoredDataKey};
+use crate::clock::Clock;
+use crate::domain::event::Sealed;
+use crate::domain::ids::{EventId, StreamId};
+use crate::domain::sealing::Subject;
+use crate::tasks::Tasks;
+
+/// The form of sealed and wrapped texts.
+const FORM: &str = "1";
+/// Namespace of data-key ids.
+const KEY_IDS: Uuid = Uuid::from_u128(0x6f1c_55c6_9a3b_4a53_8d1e_2f5d_9c1b_7e01);
+/// A subscriber erased more often than this is being used to fill the table.
+const GENERATIONS_MAX: u32 = 10_000;
+
+/// The key above all others. Comes from configuration and never leaves the process.
+pub struct MasterKey {
+    wrapping: LessSafeKey,
+    deriving: hmac::Key,
+}
+
+/// A text that can't be opened with the key at hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the text does not open: it was sealed under another key, or altered")]
+pub struct Unopenable;
+
+/// No key material could be had from the operating system.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the operating system gave no random bytes")]
+pub struct NoRandomness;
+
+impl fmt::Debug for MasterKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MasterKey(…)")
+    }
+}
+
+impl MasterKey {
+    /// # Errors
+    ///
+    /// [`Unopenable`] never happens for 32 bytes; it stands for a cipher that refuses the key.
+    pub fn new(bytes: &[u8; 32]) -> Result<Self, Unopenable> {
+        // One key per purpose, all from the same 32 bytes.
+        let root = hmac::Key::new(hmac::HMAC_SHA256, bytes);
+        let wrapping = hmac::sign(&root, b"notification-ledger/wrapping/1");
+        let deriving = hmac::sign(&root, b"notification-ledger/deriving/1");
+        Ok(Self {
+            wrapping: cipher(wrapping.as_ref())?,
+            deriving: hmac::Key::new(hmac::HMAC_SHA256, deriving.as_ref()),
+        })
+    }
+
+    /// Encrypts `secret` for the place `context` names; it opens only with the same context.
+    ///
+    /// # Errors
+    ///
+    /// [`NoRandomness`] when the operating system gives no nonce.
+    pub fn wrap(&self, context: &str, secret: &[u8]) -> Result<String, NoRandomness> {
+        let sealed = encrypt(&self.wrapping, context.as_bytes(), secret)?;
+        Ok(format!("{FORM}.{sealed}"))
+    }
+
+    /// Opens what [`Self::wrap`] made.
+    ///
+    /// # Errors
+    ///
+    /// [`Unopenable`] for another master key, another context or an altered text.
+    pub fn unwrap(&self, context: &str, wrapped: &str) -> Result<Zeroizing<Vec<u8>>, Unopenable> {
+        let (form, sealed) = wrapped.split_once('.').ok_or(Unopenable)?;
+        if form != FORM {
+            return Err(Unopenable);
+        }
+        decrypt(&self.wrapping, context.as_bytes(), sealed)
+    }
+
+    /// 32 bytes that follow from the master key and `context`: the same every time, unknown to
+    /// anybody without the key.
+    pub fn derive(&self, context: &str) -> Zeroizing<[u8; 32]> {
+        let mut bytes = Zeroizing::new([0; 32]);
+        bytes.copy_from_slice(hmac::sign(&self.deriving, context.as_bytes()).as_ref());
+        bytes
+    }
+}
+
+fn cipher(bytes: &[u8]) -> Result<LessSafeKey, Unopenable> {
+    let key = UnboundKey::new(&AES_256_GCM, bytes).map_err(|_| Unopenable)?;
+    Ok(LessSafeKey::new(key))
+}
+
+fn encrypt(key: &LessSafeKey, context: &[u8], plain: &[u8]) -> Result<String, NoRandomness> {
+    let mut nonce = [0; NONCE_LEN];
+    SystemRandom::new().fill(&mut nonce).map_err(|_| NoRandomness)?;
+    let mut sealed = Vec::with_capacity(NONCE_LEN + plain.len() + AES_256_GCM.tag_len());
+    sealed.extend_from_slice(&nonce);
+    sealed.extend_from_slice(plain);
+    let tag = key
+        .seal_in_place_separate_tag(
+            Nonce::assume_unique_for_key(nonce),
+            Aad::from(context),
+            &mut sealed[NONCE_LEN..],
+        )
+        .map_err(|_| NoRandomness)?;
+    sealed.extend_from_slice(tag.as_ref());
+    Ok(URL_SAFE_NO_PAD.encode(sealed))
+}
+
+fn decrypt(key: &LessSafeKey, context: &[u8], sealed: &str) -> Result<Zeroizing<Vec<u8>>, Unopenable> {
+    let mut sealed = Zeroizing::new(URL_SAFE_NO_PAD.decode(sealed).map_err(|_| Unopenable)?);
+    let (nonce, text) = sealed.split_at_mut_checked(NONCE_LEN).ok_or(Unopenable)?;
+    let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| Unopenable)?;
+    let length = key
+        .open_in_place(nonce, Aad::from(context), text)
+        .map_err(|_| Unopenable)?
+        .len();
+    let end = NONCE_LEN + length;
+    sealed.truncate(end);
+    sealed.drain(..NONCE_LEN);
+    Ok(sealed)
+}
+
+/// One subscriber's key.
+struct DataKey {
+    key_id: Uuid,
+    cipher: LessSafeKey,
+}
+
+/// What the cache knows of a key.
+#[derive(Clone)]
+enum Known {
+    Key {
+        key: Arc<DataKey>,
+        /// Set until an append has stored it.
+        unstored: Option<StoredDataKey>,
+    },
+    Erased,
+}
+
+/// Finds, makes and remembers data keys.
+pub struct Keyring {
+    master: Arc<MasterKey>,
+    clock: Arc<dyn Clock>,
+    stored: Coalescer<DataKeyPlace, Option<StoredDataKey>>,
+    cache: Mutex<LruCache<DataKeyPlace, (Known, Instant)>>,
+    /// How long an erasure elsewhere may go unnoticed.
+    cache_ttl: Duration,
+}
+
+impl fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keyring").finish_non_exhaustive()
+    }
+}
+
+/// Most keys remembered. About 300 bytes each.
+const KEYS_REMEMBERED: std::num::NonZeroUsize = std::num::NonZeroUsize::new(20_000).unwrap();
+
+impl Keyring {
+    pub fn new(
+        storage: Arc<dyn Storage>,
+        master: Arc<MasterKey>,
+        clock: Arc<dyn Clock>,
+        cache_ttl: Duration,
+        tasks: &Tasks,
+    ) -> Self {
+        let stored = Coalescer::start(tasks, move |places: Vec<DataKeyPlace>| {
+            let storage = Arc::clone(&storage);
+            async move {
+                let found = storage.data_keys(&places).await?;
+                Ok(found
+                    .into_iter()
+                    .map(|key| (key.place.clone(), Some(key)))
+                    .collect::<HashMap<_, _>>())
+            }
+        });
+        Self {
+            master,
+            clock,
+            stored,
+            cache: Mutex::new(LruCache::new(KEYS_REMEMBERED)),
+            cache_ttl,
+        }
+    }
+
+    /// Seals `text` to one event. The second value is a key made for it, which must be stored in
+    /// the same transaction.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError`] when the key can't be read or made.
+    pub async fn seal(
+        &self,
+        stream: &StreamKey,
+        subject: &Subject,
+        event_id: EventId,
+        text: &str,
+    ) -> Result<(Sealed, Option<StoredDataKey>), LedgerError> {
+        let (key, unstored) = self.current(stream, subject).await?;
+        let context = context(stream, event_id);
+        let sealed = encrypt(&key.cipher, &context, text.as_bytes())
+            .map_err(|_| LedgerError::NoRandomness)?;
+        let key_id = URL_SAFE_NO_PAD.encode(key.key_id.as_bytes());
+        Ok((Sealed(format!("{FORM}.{key_id}.{sealed}").into()), unstored))
+    }
+
+    /// Opens what was sealed to one event. `None` once the subject was erased.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Unopenable`] if the text was altered or moved.
+    pub async fn open(
+        &self,
+        stream: &StreamKey,
+        event_id: EventId,
+        sealed: &Sealed,
+    ) -> Result<Option<Zeroizing<String>>, LedgerError> {
+        let (key_id, text) = parts(&sealed.0).ok_or(LedgerError::Unopenable)?;
+        let place = DataKeyPlace {
+            partition: stream.partition,
+            tenant_id: stream.tenant_id.clone(),
+            key_id,
+        };
+        let Some(Known::Key { key, .. }) = self.known(&place).await? else {
+            // Erased; or never stored, which only an erasure of its row could explain.
+            return Ok(None);
+        };
+        let plain = decrypt(&key.cipher, &context(stream, event_id), text)
+            .map_err(|_| LedgerError::Unopenable)?;
+        let text = String::from_utf8(plain.to_vec()).map_err(|_| LedgerError::Unopenable)?;
+        Ok(Some(Zeroizing::new(text)))
+    }
+
+    /// An append has stored these keys.
+    pub fn stored(&self, keys: &[StoredDataKey]) {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        for key in keys {
+            if let Some((Known::Key { unstored, .. }, _)) = cache.peek_mut(&key.place) {
+                *unstored = None;
+            }
+        }
+    }
+
+    /// These keys turned out to be others, or erased: ask again.
+    pub fn forget(&self, keys: &[StoredDataKey]) {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        for key in keys {
+            cache.pop(&key.place);
+        }
+    }
+
+    /// The subject's living key: a stored one, else a new one.
+    async fn current(
+        &self,
+        stream: &StreamKey,
+        subject: &Subject,
+    ) -> Result<(Arc<DataKey>, Option<StoredDataKey>), LedgerError> {
+        for generation in 0..GENERATIONS_MAX {
+            let place = place(stream, subject, generation);
+            match self.known(&place).await? {
+                Some(Known::Erased) => {}
+                Some(Known::Key { key, unstored }) => return Ok((key, unstored)),
+                None => return self.make(place),
+            }
+        }
+        Err(LedgerError::TooManyErasures)
+    }
+
+    /// From the cache, else from the database.
+    async fn known(&self, place: &DataKeyPlace) -> Result<Option<Known>, LedgerError> {
+        if let Some(known) = self.cached(place) {
+            return Ok(Some(known));
+        }
+        let Some(stored) = self.stored.get(place.clone()).await? else {
+            // Another command of this process may have just made it.
+            return Ok(self.cached(place));
+        };
+        let known = match &stored.wrapped_key {
+            None => Known::Erased,
+            Some(wrapped) => {
+                let bytes = self.master.unwrap(&wrapping_context(place), wrapped)?;
+                Known::Key {
+                    key: Arc::new(DataKey {
+                        key_id: place.key_id,
+                        cipher: cipher(&bytes)?,
+                    }),
+                    unstored: None,
+                }
+            }
+        };
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        cache.put(place.clone(), (known.clone(), Instant::now()));
+        Ok(Some(known))
+    }
+
+    fn cached(&self, place: &DataKeyPlace) -> Option<Known> {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let (known, since) = cache.get(place)?;
+        // One that is not stored yet can't have been erased.
+        let unstored = matches!(known, Known::Key { unstored: Some(_), .. });
+        (unstored || since.elapsed() < self.cache_ttl).then(|| known.clone())
+    }
+
+    fn make(
+        &self,
+        place: DataKeyPlace,
+    ) -> Result<(Arc<DataKey>, Option<StoredDataKey>), LedgerError> {
+        let mut bytes = Zeroizing::new([0; 32]);
+        SystemRandom::new()
+            .fill(bytes.as_mut())
+            .map_err(|_| LedgerError::NoRandomness)?;
+        let wrapped = self
+            .master
+            .wrap(&wrapping_context(&place), bytes.as_ref())
+            .map_err(|_| LedgerError::NoRandomness)?;
+        let stored = StoredDataKey {
+            place: place.clone(),
+            wrapped_key: Some(wrapped),
+            created_at: self.clock.now(),
+        };
+        let new = Known::Key {
+            key: Arc::new(DataKey {
+                key_id: place.key_id,
+                cipher: cipher(bytes.as_ref())?,
+            }),
+            unstored: Some(stored),
+        };
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let standing = cache.get_or_insert(place, || (new, Instant::now()));
+        match &standing.0 {
+            Known::Key { key, unstored } => Ok((Arc::clone(key), unstored.clone())),
+            Known::Erased => Err(LedgerError::TooManyErasures),
+        }
+    }
+}
+
+/// Where the key of a subject's generation lives.
+pub fn place(stream: &StreamKey, subject: &Subject, generation: u32) -> DataKeyPlace {
+    let tenant_id = &stream.tenant_id;
+    let name = match subject {
+        Subject::Subscriber(id) => format!("{tenant_id}\n{generation}\nsubscriber\n{id}"),
+        Subject::Stream => format!("{tenant_id}\n{generation}\nstream\n{}", stream.stream_id),
+    };
+    DataKeyPlace {
+        partition: stream.partition,
+        tenant_id: tenant_id.clone(),
+        key_id: Uuid::new_v5(&KEY_IDS, name.as_bytes()),
+    }
+}
+
+/// A place for sealing what belongs to no stream, such as a quarantined webhook.
+pub fn outside_streams(tenant: &TenantPlace, owner: Uuid) -> StreamKey {
+    StreamKey {
+        partition: tenant.partition,
+        tenant_id: tenant.tenant_id.clone(),
+        stream_id: StreamId(owner),
+    }
+}
+
+fn wrapping_context(place: &DataKeyPlace) -> String {
+    format!("data-key/{}/{}", place.tenant_id, place.key_id)
+}
+
+/// What a box is bound to.
+fn context(stream: &StreamKey, event_id: EventId) -> Vec<u8> {
+    let mut context = Vec::with_capacity(32 + stream.tenant_id.as_str().len());
+    context.extend_from_slice(stream.stream_id.0.as_bytes());
+    context.extend_from_slice(event_id.0.as_bytes());
+    context.extend_from_slice(stream.tenant_id.as_str().as_bytes());
+    context
+}
+
+fn parts(sealed: &str) -> Option<(Uuid, &str)> {
+    let (key_id, text) = sealed.strip_prefix(FORM)?.strip_prefix('.')?.split_once('.')?;
+    let bytes: [u8; 16] = URL_SAFE_NO_PAD.decode(key_id).ok()?.try_into().ok()?;
+    Some((Uuid::from_bytes(bytes), text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrapped_secret_opens_only_in_its_place_and_under_its_key() {
+        let master = MasterKey::new(&[7; 32]).unwrap();
+        let wrapped = master.wrap("here", b"secret").unwrap();
+
+        assert_eq!(master.unwrap("here", &wrapped).unwrap().as_slice(), b"secret");
+        assert_eq!(master.unwrap("there", &wrapped), Err(Unopenable));
+        let other = MasterKey::new(&[8; 32]).unwrap();
+        assert_eq!(other.unwrap("here", &wrapped), Err(Unopenable));
+    }
+
+    #[test]
+    fn an_altered_text_does_not_open() {
+        let master = MasterKey::new(&[7; 32]).unwrap();
+        let wrapped = master.wrap("here", b"secret").unwrap();
+
+        for at in 2..wrapped.len() {
+            let mut altered = wrapped.clone().into_bytes();
+            altered[at] = if altered[at] == b'A' { b'B' } else { b'A' };
+            let altered = String::from_utf8(altered).unwrap();
+            assert_eq!(master.unwrap("here", &altered), Err(Unopenable), "byte {at}");
+        }
+        for short in ["", "1", "1.", "1.AAAA", "2.AAAA"] {
+            assert_eq!(master.unwrap("here", short), Err(Unopenable), "{short}");
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! One command on its way through the framework: the ledger as a `cqrs_es::EventStore`.
+//!
+//! A session is made for one attempt at one command. It carries what the framework has no place
+//! for (tenant, provenance, idempotency key, the version the caller saw) and notes what became of
+//! the command. It is also the aggregate's [`Sealer`], because a data key made for an event must
+//! be stored with it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use cqrs_es::{AggregateContext, AggregateError, EventEnvelope, EventStore};
+
+use super::batch::{AppendOutcome, AppendRequest};
+use super::record::{StreamKey, Tip};
+use super::recordable::Recordable;
+use super::storage::{IdempotencyRecord, StoredDataKey};
+use super::{Cached, Core, LedgerError, Order};
+use crate::domain::event::Sealed;
+use crate::domain::ids::{EventId, StreamId};
+use crate::domain::sealing::{Sealer, SealingError, Subject};
+
+/// The ledger, as one command sees it.
+#[derive(Debug)]
+pub(super) struct Session<A> {
+    core: Arc<Core>,
+    order: Order,
+    /// The stream is known not to exist: its id was just made.
+    is_new: bool,
+    sealing: Arc<SessionSealer>,
+    outcome: Arc<Mutex<Option<Outcome<A>>>>,
+}
+
+/// What a session's command came to.
+#[derive(Debug)]
+pub(super) enum Outcome<A> {
+    /// On record; with no events appended, everything asked for already was.
+    Recorded {
+        aggregate: A,
+        tip: Tip,
+        appended: usize,
+    },
+    /// The idempotency key was used before, and led to this.
+    KeyTaken(Box<IdempotencyRecord>),
+}
+
+/// Seals for one stream, and remembers the keys it had to make.
+#[derive(Debug)]
+pub(super) struct SessionSealer {
+    core: Arc<Core>,
+    stream: StreamKey,
+    made: Mutex<Vec<StoredDataKey>>,
+}
+
+/// An aggregate on its way from load to commit.
+#[derive(Debug)]
+pub(super) struct LoadedAggregate<A> {
+    aggregate: A,
+    tip: Tip,
+}
+
+impl<A> AggregateContext<A> for LoadedAggregate<A>
+where
+    A: Recordable,
+{
+    fn aggregate(&mut self) -> &mut A {
+        &mut self.aggregate
+    }
+}
+
+impl<A: Cached> Session<A> {
+    pub(super) fn new(core: &Arc<Core>, order: &Order, stream: StreamKey, is_new: bool) -> Self {
+        Self {
+            core: Arc::clone(core),
+            order: order.clone(),
+            is_new,
+            sealing: Arc::new(SessionSealer {
+                core: Arc::clone(core),
+                stream,
+                made: Mutex::default(),
+            }),
+            outcome: Arc::default(),
+        }
+    }
+
+    /// The aggregate's service.
+    pub(super) fn sealer(&self) -> Arc<dyn Sealer> {
+        Arc::clone(&self.sealing) as Arc<dyn Sealer>
+    }
+
+    /// Where the outcome will be. The framework consumes the session.
+    pub(super) fn outcome(&self) -> Arc<Mutex<Option<Outcome<A>>>> {
+        Arc::clone(&self.outcome)
+    }
+
+    fn stream(&self) -> &StreamKey {
+        &self.sealing.stream
+    }
+
+    fn check_id(&self, aggregate_id: &str) -> Result<(), LedgerError> {
+        let id: Option<StreamId> = aggregate_id.parse().ok();
+        if id == Some(self.stream().stream_id) {
+            Ok(())
+        } else {
+            Err(LedgerError::OtherStream)
+        }
+    }
+
+    fn note(&self, outcome: Outcome<A>) {
+        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+    }
+
+    fn made_keys(&self) -> Vec<StoredDataKey> {
+        let mut made = self.sealing.made.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *made)
+    }
+}
+
+fn failed<E: std::error::Error>(error: LedgerError) -> AggregateError<E> {
+    AggregateError::UnexpectedError(Box::new(error))
+}
+
+impl<A: Cached> EventStore<A> for Session<A> {
+    type AC = LoadedAggregate<A>;
+
+    async fn load_events(
+        &self,
+        aggregate_id: &str,
+    ) -> Result<Vec<EventEnvelope<A>>, AggregateError<A::Error>> {
+        self.check_id(aggregate_id).map_err(failed)?;
+        let recorded = self.core.stream(self.stream()).await.map_err(failed)?;
+        let mut envelopes = Vec::with_capacity(recorded.len());
+        for event in recorded.iter() {
+            envelopes.push(EventEnvelope {
+                aggregate_id: aggregate_id.to_owned(),
+                sequence: usize::try_from(event.sequence.0).unwrap_or_default(),
+                payload: super::decoded::<A>(event).map_err(failed)?,
+                metadata: HashMap::new(),
+            });
+        }
+        Ok(envelopes)
+    }
+
+    async fn load_aggregate(&self, aggregate_id: &str) -> Result<Self::AC, AggregateError<A::Error>> {
+        self.check_id(aggregate_id).map_err(failed)?;
+        let (aggregate, tip) = if self.is_new {
+            (A::default(), Tip::default())
+        } else {
+            self.core.current::<A>(self.stream()).await.map_err(failed)?
+        };
+        if let Some(expected) = self.order.expected_version
+            && expected != tip.sequence
+        {
+            return Err(failed(LedgerError::VersionMismatch {
+                expected,
+                current: tip.sequence,
+            }));
+        }
+        Ok(LoadedAggregate { aggregate, tip })
+    }
+
+    async fn commit(
+        &self,
+        events: Vec<A::Event>,
+        context: Self::AC,
+        _metadata: HashMap<String, String>,
+    ) -> Result<Vec<EventEnvelope<A>>, AggregateError<A::Error>> {
+        let LoadedAggregate { aggregate, tip } = context;
+        if events.is_empty() && self.order.idempotency.is_none() {
+            // The aggregate was folded from committed events only, so what it says is durable.
+            self.note(Outcome::Recorded {
+                aggregate,
+                tip,
+                appended: 0,
+            });
+            return Ok(Vec::new());
+        }
+        let request = AppendRequest {
+            stream: self.stream().clone(),
+            expected: tip,
+            events: events.iter().map(|event| aggregate.to_new(event)).collect(),
+            provenance: Arc::clone(&self.order.provenance),
+            idempotency: self.order.idempotency_place(),
+            data_keys: self.made_keys(),
+            references: events
+                .iter()
+                .flat_map(|event| aggregate.references(event))
+                .collect(),
+        };
+        let data_keys = request.data_keys.clone();
+        match self.core.lanes.append(request).await.map_err(failed)? {
+            AppendOutcome::Committed { tip: new_tip, .. } => {
+                self.core.keyring.stored(&data_keys);
+                let envelopes = envelopes(self.stream(), tip, &events);
+                self.note(Outcome::Recorded {
+                    aggregate,
+                    tip: new_tip,
+                    appended: events.len(),
+                });
+                Ok(envelopes)
+            }
+            AppendOutcome::KeyTaken(record) => {
+                self.note(Outcome::KeyTaken(record));
+                Ok(Vec::new())
+            }
+            AppendOutcome::Conflict => Err(AggregateError::AggregateConflict),
+            AppendOutcome::DataKeyTaken => {
+                self.core.keyring.forget(&data_keys);
+                Err(AggregateError::AggregateConflict)
+            }
+        }
+    }
+}
+
+fn envelopes<A: Recordable>(
+    stream: &StreamKey,
+    before: Tip,
+    events: &[A::Event],
+) -> Vec<EventEnvelope<A>> {
+    let aggregate_id = stream.stream_id.to_string();
+    (before.sequence.0 + 1..)
+        .zip(events)
+        .map(|(sequence, event)| EventEnvelope {
+            aggregate_id: aggregate_id.clone(),
+            sequence: usize::try_from(sequence).unwrap_or_default(),
+            payload: event.clone(),
+            metadata: HashMap::new(),
+        })
+        .collect()
+}
+
+#[async_trait]
+impl Sealer for SessionSealer {
+    async fn seal(
+        &self,
+        subject: &Subject,
+        event_id: EventId,
+        text: &str,
+    ) -> Result<Sealed, SealingError> {
+        let sealed = self.core.keyring.seal(&self.stream, subject, event_id, text);
+        let (sealed, made) = sealed.await.map_err(|error| SealingError(Box::new(error)))?;
+        if let Some(key) = made {
+            let mut keys = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+            keys.push(key);
+        }
+        Ok(sealed)
+    }
+}

@@ -1,0 +1,507 @@
+//! The record in a SQLite file. Read beside `postgres.rs`: the same functions in the same order.
+//!
+//! `BEGIN IMMEDIATE` takes the place of the head lock: there is one writer at a time in the whole
+//! file. `CROSS JOIN` fixes the join order, so that look-ups are one index probe per row.
+
+use async_trait::async_trait;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePool};
+use sqlx::{ConnectOptions, Executor, QueryBuilder, Row, Sqlite};
+
+use super::batch::{Plan, PlannedEvent, Questions};
+use super::record::{Head, Partition, Position, RecordedEvent, StreamKey};
+use super::rows::{event_columns, head, idempotency_record, recorded_event, stored_data_key};
+use super::storage::{
+    BatchWriter, BrokenStream, DataKeyPlace, Found, IdempotencyPlace, IdempotencyRecord, LogQuery,
+    Storage, StorageError, StoredDataKey,
+};
+use crate::domain::ids::{EventId, Sequence, StreamId, TenantId};
+
+/// The record in a SQLite file.
+#[derive(Clone, Debug)]
+pub(super) struct SqliteStorage {
+    pool: SqlitePool,
+    /// For the lane's own connection.
+    options: SqliteConnectOptions,
+}
+
+impl SqliteStorage {
+    pub(super) fn new(pool: SqlitePool, options: SqliteConnectOptions) -> Self {
+        Self { pool, options }
+    }
+}
+
+/// Rows per statement. 19 columns of them stay below SQLite's 32,766 parameters.
+const ROWS_PER_STATEMENT: usize = 1000;
+
+const STREAMS: &str = concat!(
+    "SELECT ",
+    event_columns!(),
+    " FROM wanted CROSS JOIN events AS e USING (partition, tenant_id, stream_id)
+    ORDER BY e.tenant_id, e.stream_id, e.sequence"
+);
+
+const LOG: &str = concat!(
+    "SELECT ",
+    event_columns!(),
+    " FROM events AS e
+    WHERE e.partition = $1 AND e.position > $2
+    ORDER BY e.position
+    LIMIT $3"
+);
+
+const TENANT_LOG: &str = concat!(
+    "SELECT ",
+    event_columns!(),
+    " FROM events AS e
+    WHERE e.partition = $1 AND e.position > $2 AND e.position <= $3 AND e.tenant_id = $4
+        AND e.recorded_at >= $5 AND e.recorded_at < $6
+        AND (json_array_length($7) = 0 OR e.event_type IN (SELECT value FROM json_each($7)))
+        AND (json_array_length($8) = 0 OR e.subscriber_id IN (SELECT value FROM json_each($8)))
+    ORDER BY e.position
+    LIMIT $9"
+);
+
+const HEADS: &str = "
+    SELECT partition, position, hash, epoch, recorded_at
+    FROM partition_heads
+    ORDER BY partition";
+
+const BROKEN_STREAMS: &str = "
+    SELECT tenant_id, stream_id, MIN(position) FILTER (WHERE sequence <> place) AS position
+    FROM (
+        SELECT tenant_id, stream_id, position, sequence,
+            ROW_NUMBER() OVER (PARTITION BY tenant_id, stream_id ORDER BY position) AS place
+        FROM events
+        WHERE partition = $1
+    ) AS numbered
+    GROUP BY tenant_id, stream_id
+    HAVING COUNT(*) FILTER (WHERE sequence <> place) > 0
+    ORDER BY 3
+    LIMIT 10";
+
+const IDEMPOTENT: &str = "
+    SELECT k.partition, k.tenant_id, k.idempotency_key, k.fingerprint, k.stream_id, k.version,
+        k.appended, k.answer, k.recorded_at
+    FROM wanted CROSS JOIN idempotency_keys AS k USING (partition, tenant_id, idempotency_key)";
+
+const ADD_IDEMPOTENT: &str = "
+    INSERT INTO idempotency_keys
+        (partition, tenant_id, idempotency_key, fingerprint, stream_id, version, appended, answer,
+        recorded_at) ";
+
+const KEEP_ANSWER: &str = "
+    INSERT INTO idempotency_keys
+        (partition, tenant_id, idempotency_key, fingerprint, answer, recorded_at)
+    VALUES ($1, $2, $3, $4, $5, $6)
+    ON CONFLICT (partition, tenant_id, idempotency_key) DO UPDATE
+    SET answer = COALESCE(idempotency_keys.answer, EXCLUDED.answer)
+    WHERE idempotency_keys.fingerprint = EXCLUDED.fingerprint
+        AND idempotency_keys.stream_id IS NULL";
+
+const DATA_KEYS: &str = "
+    SELECT k.partition, k.tenant_id, k.key_id, k.wrapped_key, k.created_at
+    FROM wanted CROSS JOIN data_keys AS k USING (partition, tenant_id, key_id)";
+
+const ADD_DATA_KEYS: &str =
+    "INSERT INTO data_keys (partition, tenant_id, key_id, wrapped_key, created_at) ";
+
+const REFERENCED: &str = "
+    SELECT DISTINCT stream_id
+    FROM message_references
+    WHERE partition = $1 AND tenant_id = $2
+        AND reference IN (SELECT value FROM json_each($3))
+    ORDER BY stream_id";
+
+const ADD_REFERENCES: &str =
+    "INSERT INTO message_references (partition, tenant_id, reference, stream_id) ";
+
+#[async_trait]
+impl Storage for SqliteStorage {
+    async fn writer(&self) -> Result<Box<dyn BatchWriter>, StorageError> {
+        let connection = self.options.connect().await?;
+        Ok(Box::new(SqliteWriter { connection }))
+    }
+
+    async fn streams(&self, streams: &[StreamKey]) -> Result<Vec<RecordedEvent>, StorageError> {
+        let mut events = Vec::new();
+        for streams in streams.chunks(ROWS_PER_STATEMENT) {
+            let mut query = wanted("partition, tenant_id, stream_id");
+            query.push_values(streams, |mut row, key| {
+                row.push_bind(key.partition.0)
+                    .push_bind(key.tenant_id.as_str())
+                    .push_bind(key.stream_id.0);
+            });
+            let rows = query
+                .push(") ")
+                .push(STREAMS)
+                .build()
+                .persistent(streams.len() == 1)
+                .fetch_all(&self.pool)
+                .await?;
+            for row in &rows {
+                events.push(recorded_event!(row));
+            }
+        }
+        Ok(events)
+    }
+
+    async fn log(
+        &self,
+        partition: Partition,
+        after: Position,
+        limit: i64,
+    ) -> Result<Vec<RecordedEvent>, StorageError> {
+        let rows = sqlx::query(LOG)
+            .bind(partition.0)
+            .bind(after.0)
+            .bind(limit)
+            .fetch_all(&self.pool)
+            .await?;
+        rows.iter().map(|row| Ok(recorded_event!(row))).collect()
+    }
+
+    async fn tenant_log(&self, query: &LogQuery) -> Result<Vec<RecordedEvent>, StorageError> {
+        let rows = sqlx::query(TENANT_LOG)
+            .bind(query.partition.0)
+            .bind(query.after.0)
+            .bind(query.until.0)
+            .bind(query.tenant_id.as_str())
+            .bind(query.from.as_micros())
+            .bind(query.to.as_micros())
+            .bind(sqlx::types::Json(&query.event_types))
+            .bind(sqlx::types::Json(&query.subscriber_ids))
+            .bind(query.limit)
+            .fetch_all(&self.pool)
+            .await?;
+        rows.iter().map(|row| Ok(recorded_event!(row))).collect()
+    }
+
+    async fn heads(&self) -> Result<Vec<Head>, StorageError> {
+        let rows = sqlx::query(HEADS).fetch_all(&self.pool).await?;
+        rows.iter().map(|row| Ok(head!(row))).collect()
+    }
+
+    async fn broken_streams(&self, partition: Partition) -> Result<Vec<BrokenStream>, StorageError> {
+        let rows = sqlx::query(BROKEN_STREAMS)
+            .bind(partition.0)
+            .fetch_all(&self.pool)
+            .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(BrokenStream {
+                    tenant_id: row.try_get(0)?,
+                    stream_id: StreamId(row.try_get(1)?),
+                    position: Position(row.try_get(2)?),
+                })
+            })
+            .collect()
+    }
+
+    async fn idempotent(
+        &self,
+        keys: &[IdempotencyPlace],
+    ) -> Result<Vec<IdempotencyRecord>, StorageError> {
+        let mut connection = self.pool.acquire().await?;
+        idempotent(&mut connection, &keys.iter().collect::<Vec<_>>()).await
+    }
+
+    async fn keep_answer(
+        &self,
+        record: &IdempotencyRecord,
+    ) -> Result<IdempotencyRecord, StorageError> {
+        let mut connection = self.pool.acquire().await?;
+        sqlx::query(KEEP_ANSWER)
+            .bind(record.place.partition.0)
+            .bind(record.place.tenant_id.as_str())
+            .bind(&record.place.key)
+            .bind(record.fingerprint.as_slice())
+            .bind(&record.answer)
+            .bind(record.recorded_at.as_micros())
+            .execute(&mut *connection)
+            .await?;
+        let standing = idempotent(&mut connection, &[&record.place]).await?;
+        Ok(standing.into_iter().next().unwrap_or_else(|| record.clone()))
+    }
+
+    async fn data_keys(&self, keys: &[DataKeyPlace]) -> Result<Vec<StoredDataKey>, StorageError> {
+        let mut connection = self.pool.acquire().await?;
+        data_keys(&mut connection, &keys.iter().collect::<Vec<_>>()).await
+    }
+
+    async fn add_data_key(&self, key: &StoredDataKey) -> Result<(), StorageError> {
+        let mut connection = self.pool.acquire().await?;
+        add_data_keys(&mut connection, &[key]).await
+    }
+
+    async fn referenced(
+        &self,
+        partition: Partition,
+        tenant_id: &TenantId,
+        references: &[String],
+    ) -> Result<Vec<StreamId>, StorageError> {
+        let rows = sqlx::query(REFERENCED)
+            .bind(partition.0)
+            .bind(tenant_id.as_str())
+            .bind(sqlx::types::Json(references))
+            .fetch_all(&self.pool)
+            .await?;
+        rows.iter().map(|row| Ok(StreamId(row.try_get(0)?))).collect()
+    }
+}
+
+/// `WITH wanted (columns) AS (`: values and a closing parenthesis follow.
+fn wanted(columns: &str) -> QueryBuilder<Sqlite> {
+    QueryBuilder::new(format!("WITH wanted ({columns}) AS ("))
+}
+
+async fn idempotent(
+    connection: &mut SqliteConnection,
+    keys: &[&IdempotencyPlace],
+) -> Result<Vec<IdempotencyRecord>, StorageError> {
+    let mut records = Vec::new();
+    for keys in keys.chunks(ROWS_PER_STATEMENT) {
+        let mut query = wanted("partition, tenant_id, idempotency_key");
+        query.push_values(keys, |mut row, place| {
+            row.push_bind(place.partition.0)
+                .push_bind(place.tenant_id.as_str())
+                .push_bind(place.key.as_str());
+        });
+        let query = query.push(") ").push(IDEMPOTENT).build();
+        let rows = query.persistent(keys.len() == 1).fetch_all(&mut *connection).await?;
+        for row in &rows {
+            records.push(idempotency_record!(row));
+        }
+    }
+    Ok(records)
+}
+
+async fn data_keys(
+    connection: &mut SqliteConnection,
+    keys: &[&DataKeyPlace],
+) -> Result<Vec<StoredDataKey>, StorageError> {
+    let mut found = Vec::new();
+    for keys in keys.chunks(ROWS_PER_STATEMENT) {
+        let mut query = wanted("partition, tenant_id, key_id");
+        query.push_values(keys, |mut row, place| {
+            row.push_bind(place.partition.0)
+                .push_bind(place.tenant_id.as_str())
+                .push_bind(place.key_id);
+        });
+        let query = query.push(") ").push(DATA_KEYS).build();
+        let rows = query.persistent(keys.len() == 1).fetch_all(&mut *connection).await?;
+        for row in &rows {
+            found.push(stored_data_key!(row));
+        }
+    }
+    Ok(found)
+}
+
+async fn add_data_keys(
+    connection: &mut SqliteConnection,
+    keys: &[&StoredDataKey],
+) -> Result<(), StorageError> {
+    for keys in keys.chunks(ROWS_PER_STATEMENT) {
+        let mut query = QueryBuilder::<Sqlite>::new(ADD_DATA_KEYS);
+        query.push_values(keys, |mut row, key| {
+            row.push_bind(key.place.partition.0)
+                .push_bind(key.place.tenant_id.as_str())
+                .push_bind(key.place.key_id)
+                .push_bind(key.wrapped_key.as_deref())
+                .push_bind(key.created_at.as_micros());
+        });
+        query.push(" ON CONFLICT (partition, tenant_id, key_id) DO NOTHING");
+        query.build().persistent(keys.len() == 1).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// A lane's connection.
+#[derive(Debug)]
+struct SqliteWriter {
+    connection: SqliteConnection,
+}
+
+const EVENTS_AT: &str = "
+    SELECT e.partition, e.tenant_id, e.stream_id, e.sequence, e.event_id
+    FROM wanted CROSS JOIN events AS e USING (partition, tenant_id, stream_id, sequence)";
+
+const ADD_EVENTS: &str = "
+    INSERT INTO events
+        (partition, position, tenant_id, stream_id, sequence, event_id, event_type, schema_version,
+        occurred_at, recorded_at, actor_kind, actor_id, source, correlation_id, causation_id,
+        traceparent, subscriber_id, data, hash) ";
+
+const MOVE_HEAD: &str = "
+    UPDATE partition_heads
+    SET position = $2, hash = $3, recorded_at = $4
+    WHERE partition = $1";
+
+#[async_trait]
+impl BatchWriter for SqliteWriter {
+    async fn lock_heads(&mut self, partitions: &[Partition]) -> Result<Vec<Head>, StorageError> {
+        self.connection.execute("BEGIN IMMEDIATE").await?;
+        let rows = sqlx::query(HEADS).fetch_all(&mut self.connection).await?;
+        let mut heads = Vec::with_capacity(partitions.len());
+        for row in &rows {
+            let head = head!(row);
+            if partitions.binary_search(&head.partition).is_ok() {
+                heads.push(head);
+            }
+        }
+        Ok(heads)
+    }
+
+    async fn look_up(&mut self, questions: &Questions<'_>) -> Result<Found, StorageError> {
+        let mut found = Found::default();
+        for questions in questions.sequences.chunks(ROWS_PER_STATEMENT) {
+            let mut query = wanted("partition, tenant_id, stream_id, sequence");
+            query.push_values(questions, |mut row, (key, sequence)| {
+                row.push_bind(key.partition.0)
+                    .push_bind(key.tenant_id.as_str())
+                    .push_bind(key.stream_id.0)
+                    .push_bind(sequence.0);
+            });
+            let query = query.push(") ").push(EVENTS_AT).build();
+            let rows = query
+                .persistent(questions.len() <= 2)
+                .fetch_all(&mut self.connection)
+                .await?;
+            for row in &rows {
+                let stream = StreamKey {
+                    partition: Partition(row.try_get(0)?),
+                    tenant_id: super::rows::tenant("events", row.try_get(1)?)?,
+                    stream_id: StreamId(row.try_get(2)?),
+                };
+                let event_id = EventId(row.try_get(4)?);
+                found.events.push((stream, Sequence(row.try_get(3)?), event_id));
+            }
+        }
+        if !questions.idempotency.is_empty() {
+            found.idempotent = idempotent(&mut self.connection, &questions.idempotency).await?;
+        }
+        if !questions.data_keys.is_empty() {
+            found.data_keys = data_keys(&mut self.connection, &questions.data_keys).await?;
+        }
+        Ok(found)
+    }
+
+    async fn insert(&mut self, plan: &Plan<'_>) -> Result<(), StorageError> {
+        if !plan.data_keys.is_empty() {
+            add_data_keys(&mut self.connection, &plan.data_keys).await?;
+        }
+        if !plan.idempotency.is_empty() {
+            self.add_idempotent(&plan.idempotency).await?;
+        }
+        if !plan.references.is_empty() {
+            self.add_references(&plan.references).await?;
+        }
+        if !plan.events.is_empty() {
+            self.add_events(&plan.events).await?;
+            self.move_heads(&plan.heads).await?;
+        }
+        Ok(())
+    }
+
+    async fn commit(&mut self) -> Result<(), StorageError> {
+        self.connection.execute("COMMIT").await?;
+        Ok(())
+    }
+
+    async fn roll_back(&mut self) -> Result<(), StorageError> {
+        self.connection.execute("ROLLBACK").await?;
+        Ok(())
+    }
+}
+
+impl SqliteWriter {
+    async fn add_events(&mut self, events: &[PlannedEvent<'_>]) -> Result<(), StorageError> {
+        for events in events.chunks(ROWS_PER_STATEMENT) {
+            let mut query = QueryBuilder::<Sqlite>::new(ADD_EVENTS);
+            query.push_values(events, |mut row, new| {
+                row.push_bind(new.stream.partition.0)
+                    .push_bind(new.position.0)
+                    .push_bind(new.stream.tenant_id.as_str())
+                    .push_bind(new.stream.stream_id.0)
+                    .push_bind(new.sequence.0)
+                    .push_bind(new.event.event_id.0)
+                    .push_bind(new.event.event_type)
+                    .push_bind(new.event.schema_version)
+                    .push_bind(new.event.occurred_at.as_micros())
+                    .push_bind(new.recorded_at.as_micros())
+                    .push_bind(new.provenance.actor.kind.as_str())
+                    .push_bind(new.provenance.actor.id.as_ref())
+                    .push_bind(new.provenance.source.as_str())
+                    .push_bind(new.provenance.correlation_id.as_deref())
+                    .push_bind(new.provenance.causation_id.as_deref())
+                    .push_bind(new.provenance.traceparent.as_deref())
+                    .push_bind(new.event.subscriber_id.as_ref().map(|id| id.as_str()))
+                    .push_bind(new.event.data.as_str())
+                    .push_bind(new.hash.as_slice());
+            });
+            query
+                .build()
+                .persistent(events.len() == 1)
+                .execute(&mut self.connection)
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn move_heads(&mut self, heads: &[Head]) -> Result<(), StorageError> {
+        for head in heads {
+            sqlx::query(MOVE_HEAD)
+                .bind(head.partition.0)
+                .bind(head.position.0)
+                .bind(head.hash.as_slice())
+                .bind(head.recorded_at.as_micros())
+                .execute(&mut self.connection)
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn add_idempotent(&mut self, records: &[IdempotencyRecord]) -> Result<(), StorageError> {
+        for records in records.chunks(ROWS_PER_STATEMENT) {
+            let mut query = QueryBuilder::<Sqlite>::new(ADD_IDEMPOTENT);
+            query.push_values(records, |mut row, new| {
+                row.push_bind(new.place.partition.0)
+                    .push_bind(new.place.tenant_id.as_str())
+                    .push_bind(new.place.key.as_str())
+                    .push_bind(new.fingerprint.as_slice())
+                    .push_bind(new.command.map(|(stream_id, _, _)| stream_id.0))
+                    .push_bind(new.command.map(|(_, version, _)| version.0))
+                    .push_bind(new.command.map(|(_, _, appended)| appended))
+                    .push_bind(new.answer.as_deref())
+                    .push_bind(new.recorded_at.as_micros());
+            });
+            query
+                .build()
+                .persistent(records.len() == 1)
+                .execute(&mut self.connection)
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn add_references(
+        &mut self,
+        references: &[(&StreamKey, &str)],
+    ) -> Result<(), StorageError> {
+        for references in references.chunks(ROWS_PER_STATEMENT) {
+            let mut query = QueryBuilder::<Sqlite>::new(ADD_REFERENCES);
+            query.push_values(references, |mut row, (key, reference)| {
+                row.push_bind(key.partition.0)
+                    .push_bind(key.tenant_id.as_str())
+                    .push_bind(*reference)
+                    .push_bind(key.stream_id.0);
+            });
+            query.push(" ON CONFLICT (partition, tenant_id, reference) DO NOTHING");
+            query
+                .build()
+                .persistent(references.len() == 1)
+                .execute(&mut self.connection)
+                .await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,185 @@
+//! The small trait behind which the databases stand.
+//!
+//! Everything that is decided (who wins a sequence, which position comes next, the chain) is
+//! decided in `batch.rs`, once. A database only locks, looks up, inserts and commits, and reads.
+//! `postgres.rs`, `sqlite.rs` and `memory.rs` hold the same functions in the same order, and the
+//! same contract tests pass on all three.
+
+use std::fmt;
+
+use async_trait::async_trait;
+
+use super::batch::{Plan, Questions};
+use super::record::{Hash, Head, Partition, Position, RecordedEvent, StreamKey};
+use crate::domain::ids::{EventId, Sequence, StreamId, TenantId};
+use crate::domain::time::Timestamp;
+
+/// What a database can do for the record.
+#[async_trait]
+pub trait Storage: Send + Sync + fmt::Debug {
+    /// A connection of a lane's own, to append through.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Unavailable`] when the database does not answer.
+    async fn writer(&self) -> Result<Box<dyn BatchWriter>, StorageError>;
+
+    /// All events of some streams, each stream's in its order. Unknown streams have none.
+    async fn streams(&self, streams: &[StreamKey]) -> Result<Vec<RecordedEvent>, StorageError>;
+
+    /// Up to `limit` events of a partition after a position, in order.
+    async fn log(
+        &self,
+        partition: Partition,
+        after: Position,
+        limit: i64,
+    ) -> Result<Vec<RecordedEvent>, StorageError>;
+
+    /// Up to `limit` of one tenant's events after a position that pass the filter, in order.
+    async fn tenant_log(&self, query: &LogQuery) -> Result<Vec<RecordedEvent>, StorageError>;
+
+    /// Every partition's head, in order.
+    async fn heads(&self) -> Result<Vec<Head>, StorageError>;
+
+    /// Streams of a partition whose sequences do not run 1, 2, 3: up to ten, with the lowest
+    /// position at which each goes wrong.
+    async fn broken_streams(&self, partition: Partition) -> Result<Vec<BrokenStream>, StorageError>;
+
+    /// What the keys led to, for those that were used.
+    async fn idempotent(
+        &self,
+        keys: &[IdempotencyPlace],
+    ) -> Result<Vec<IdempotencyRecord>, StorageError>;
+
+    /// Keeps an answer for a call that appends no events.
+    ///
+    /// Returns the record that stands: this one, or an earlier one of the same key.
+    async fn keep_answer(&self, record: &IdempotencyRecord)
+    -> Result<IdempotencyRecord, StorageError>;
+
+    /// The data keys that exist, erased ones included.
+    async fn data_keys(&self, keys: &[DataKeyPlace]) -> Result<Vec<StoredDataKey>, StorageError>;
+
+    /// Stores a data key outside an append. An existing one stays as it is.
+    async fn add_data_key(&self, key: &StoredDataKey) -> Result<(), StorageError>;
+
+    /// Which streams some references belong to.
+    async fn referenced(
+        &self,
+        partition: Partition,
+        tenant_id: &TenantId,
+        references: &[String],
+    ) -> Result<Vec<StreamId>, StorageError>;
+}
+
+/// A lane's connection, inside at most one transaction.
+///
+/// The steps are called in order: `lock_heads`, `look_up`, `insert`, `commit`; `roll_back` at any
+/// point in between. After an error the connection is thrown away.
+#[async_trait]
+pub trait BatchWriter: Send {
+    /// Begins a transaction and locks the heads of `partitions` (sorted) until its end.
+    async fn lock_heads(&mut self, partitions: &[Partition]) -> Result<Vec<Head>, StorageError>;
+
+    /// Answers the batch's questions. Runs in a statement after the lock, so that it sees
+    /// whatever was committed while waiting for it.
+    async fn look_up(&mut self, questions: &Questions<'_>) -> Result<Found, StorageError>;
+
+    /// Writes a plan: events, keys, references, heads.
+    async fn insert(&mut self, plan: &Plan<'_>) -> Result<(), StorageError>;
+
+    /// Makes it durable. After an error here nobody knows whether it is.
+    async fn commit(&mut self) -> Result<(), StorageError>;
+
+    /// Ends the transaction without a trace.
+    async fn roll_back(&mut self) -> Result<(), StorageError>;
+}
+
+/// What the database knew about a batch's questions.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Events at the sequences asked for.
+    pub events: Vec<(StreamKey, Sequence, EventId)>,
+    pub idempotent: Vec<IdempotencyRecord>,
+    pub data_keys: Vec<StoredDataKey>,
+}
+
+/// Which of a tenant's events are wanted.
+#[derive(Clone, Debug)]
+pub struct LogQuery {
+    pub partition: Partition,
+    pub tenant_id: TenantId,
+    pub after: Position,
+    /// Up to and including; usually the head when the question was asked.
+    pub until: Position,
+    /// Empty for all.
+    pub event_types: Vec<String>,
+    pub subscriber_ids: Vec<String>,
+    /// By `recorded_at`, inclusive.
+    pub from: Timestamp,
+    /// By `recorded_at`, exclusive.
+    pub to: Timestamp,
+    pub limit: i64,
+}
+
+/// A stream whose sequences have a gap or do not begin at 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokenStream {
+    pub tenant_id: String,
+    pub stream_id: StreamId,
+    pub position: Position,
+}
+
+/// Where an idempotency key lives.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IdempotencyPlace {
+    pub partition: Partition,
+    pub tenant_id: TenantId,
+    pub key: String,
+}
+
+/// What an idempotency key led to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdempotencyRecord {
+    pub place: IdempotencyPlace,
+    /// Of the request that used the key.
+    pub fingerprint: Hash,
+    /// For commands: the stream, its version right after, and how many events the command
+    /// appended (0 for a repeat).
+    pub command: Option<(StreamId, Sequence, i32)>,
+    /// For other calls: their answer, sealed.
+    pub answer: Option<String>,
+    pub recorded_at: Timestamp,
+}
+
+/// Where a data key lives.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DataKeyPlace {
+    pub partition: Partition,
+    pub tenant_id: TenantId,
+    pub key_id: uuid::Uuid,
+}
+
+/// A data key under the master key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredDataKey {
+    pub place: DataKeyPlace,
+    /// `None` once erased.
+    pub wrapped_key: Option<String>,
+    pub created_at: Timestamp,
+}
+
+/// What a database may say instead of doing it.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// Gone, full, read-only or out of connections. Nothing is known to have been stored; the
+    /// same may succeed later.
+    #[error("the database is not available")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The database refuses these rows, and would again.
+    #[error("the database refused what was to be stored")]
+    Rejected(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A row does not have the form the code gave it.
+    #[error("a stored row of `{table}` is damaged: {detail}")]
+    Damaged { table: &'static str, detail: String },
+}

@@ -1,0 +1,2 @@
+//! Inbound callbacks of providers.
+pub mod novu;
