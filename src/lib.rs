@@ -1,9 +1,12 @@
 //! The notification ledger: see `README.md` and `ARCHITECTURE.md`.
 
+pub mod api;
 pub mod clock;
 pub mod config;
 pub mod domain;
+pub mod json;
 pub mod ledger;
+pub mod problem;
 pub mod tasks;
 pub mod telemetry;
 pub mod webhooks;

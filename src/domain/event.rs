@@ -322,14 +322,14 @@ impl Report {
 
 impl Context {
     fn adds_nothing_to(&self, known: &Self) -> bool {
-        is_told(&self.workflow_id, &known.workflow_id)
-            && is_told(&self.subscriber_id, &known.subscriber_id)
-            && is_told(&self.transaction_id, &known.transaction_id)
+        is_told(self.workflow_id.as_ref(), known.workflow_id.as_ref())
+            && is_told(self.subscriber_id.as_ref(), known.subscriber_id.as_ref())
+            && is_told(self.transaction_id.as_ref(), known.transaction_id.as_ref())
     }
 }
 
 /// What `part` says, if anything, is known.
-pub(super) fn is_told<T: PartialEq>(part: &Option<T>, known: &Option<T>) -> bool {
+pub(super) fn is_told<T: PartialEq>(part: Option<&T>, known: Option<&T>) -> bool {
     part.is_none() || part == known
 }
 

@@ -65,20 +65,18 @@ impl Integration {
         self.changes.is_empty()
     }
 
-    /// A preference may be set back to what it was, so there only the latest value makes a
-    /// repeat; other changes never come again.
-    fn knows(&self, change: &Change) -> bool {
+    /// A preference may be set back to what it was, so there only the latest value, or the same
+    /// time, makes a repeat; other changes never come again.
+    fn knows(&self, change: &Change, occurred_at: Timestamp) -> bool {
         let same_delivery = |known: &Change| {
             known.delivery_id.is_some() && known.delivery_id == change.delivery_id
         };
         let may_return = change.change.starts_with("preference.");
-        let mut candidates = self.changes.iter().rev().map(|(_, _, known)| known);
-        self.changes.iter().any(|(_, _, known)| same_delivery(known))
-            || if may_return {
-                candidates.next().is_some_and(|known| known.fact_key == change.fact_key)
-            } else {
-                candidates.any(|known| known.fact_key == change.fact_key)
-            }
+        let latest = self.changes.last().map(|(_, event_id, _)| event_id);
+        self.changes.iter().any(|(known_at, event_id, known)| {
+            let returns = may_return && *known_at != occurred_at && Some(event_id) != latest;
+            same_delivery(known) || (known.fact_key == change.fact_key && !returns)
+        })
     }
 }
 
@@ -95,7 +93,7 @@ impl Aggregate for Integration {
         sealer: &Self::Services,
         sink: &EventSink<Self>,
     ) -> Result<(), Self::Error> {
-        if self.knows(&command.change) {
+        if self.knows(&command.change, command.occurred_at) {
             return Ok(());
         }
         let subject = command

@@ -56,9 +56,9 @@ impl MessageRef {
             && self.provider_id == known.provider_id;
         self == known
             || (stays_together
-                && is_told(&self.message_id, &known.message_id)
-                && is_told(&self.provider_message_id, &known.provider_message_id)
-                && is_told(&self.step_id, &known.step_id))
+                && is_told(self.message_id.as_ref(), known.message_id.as_ref())
+                && is_told(self.provider_message_id.as_ref(), known.provider_message_id.as_ref())
+                && is_told(self.step_id.as_ref(), known.step_id.as_ref()))
     }
 }
 

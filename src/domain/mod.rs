@@ -21,7 +21,7 @@ pub mod integration;
 pub mod message;
 pub mod notification;
 pub mod precedence;
-pub mod retries;
+mod retries;
 pub mod sealing;
 pub mod state;
 pub mod stored;

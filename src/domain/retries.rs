@@ -39,7 +39,9 @@ impl<'a> Retries<'a> {
     /// The message failed after that moment and begins anew, so a stage it had then reached is
     /// past.
     pub(super) fn supersede(&self, reached_at: Timestamp) -> bool {
-        self.answered.iter().any(|answered| reached_at < answered.occurred_at)
+        self.answered
+            .iter()
+            .any(|answered| reached_at < answered.occurred_at)
     }
 
     /// Retryable failures without an answer, since the message was last given up.
@@ -53,8 +55,13 @@ impl<'a> Retries<'a> {
             .map(|fact| fact.occurred_at)
             .max();
         facts.iter().copied().filter(move |fact| {
-            matches!(fact.value.fact, Fact::Failed { retryable: true, .. })
-                && !self.answer(fact)
+            matches!(
+                fact.value.fact,
+                Fact::Failed {
+                    retryable: true,
+                    ..
+                }
+            ) && !self.answer(fact)
                 && given_up_at.is_none_or(|given_up_at| fact.occurred_at > given_up_at)
         })
     }

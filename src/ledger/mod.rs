@@ -20,6 +20,7 @@ pub mod memory;
 mod postgres;
 pub mod record;
 pub mod recordable;
+pub mod registry;
 mod rows;
 pub mod sealing;
 mod session;

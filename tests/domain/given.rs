@@ -8,8 +8,7 @@ use cqrs_es::Aggregate;
 use cqrs_es::event_sink::EventSink;
 use futures_util::FutureExt;
 use notification_ledger::domain::event::{
-    Adopted,
-    BounceType, Category, Classification, Context, Fact, Interaction, MessageRef,
+    Adopted, BounceType, Category, Classification, Context, Fact, Interaction, MessageRef,
     NotificationEvent, Priority, Report, Requested, Sealed,
 };
 use notification_ledger::domain::ids::{EventId, SubscriberId, WorkflowId};
@@ -78,7 +77,10 @@ impl Story {
         let services: Arc<dyn Sealer> = Arc::clone(sealer) as Arc<dyn Sealer>;
         let sink = EventSink::default();
         // The rules wait for nothing, so one poll is enough.
-        let handled = self.notification.handle(command, &services, &sink).now_or_never();
+        let handled = self
+            .notification
+            .handle(command, &services, &sink)
+            .now_or_never();
         handled.unwrap()?;
         let events = sink.collect().now_or_never().unwrap();
         self.events.extend(events.iter().cloned());
@@ -117,11 +119,18 @@ impl Story {
 
     pub(crate) fn message_keys(&self) -> Vec<String> {
         let messages = self.summary().messages;
-        messages.into_iter().map(|message| message.identity.key).collect()
+        messages
+            .into_iter()
+            .map(|message| message.identity.key)
+            .collect()
     }
 
     pub(crate) fn anomalies(&self) -> Vec<&'static str> {
-        self.summary().anomalies.iter().map(|anomaly| anomaly.code).collect()
+        self.summary()
+            .anomalies
+            .iter()
+            .map(|anomaly| anomaly.code)
+            .collect()
     }
 }
 
@@ -160,7 +169,12 @@ pub(crate) fn request() -> Action {
 }
 
 pub(crate) fn request_for(subscriber_id: &str) -> Action {
-    Action::Request(Box::new(Requested {
+    Action::Request(Box::new(the_request(subscriber_id)))
+}
+
+/// As short as a request can be.
+pub(crate) fn the_request(subscriber_id: &str) -> Requested {
+    Requested {
         workflow_id: WorkflowId::new("parcel-dispatched").unwrap(),
         workflow_version: None,
         subscriber_id: SubscriberId::new(subscriber_id).unwrap(),
@@ -172,7 +186,7 @@ pub(crate) fn request_for(subscriber_id: &str) -> Action {
         scheduled_at: None,
         expires_at: None,
         metadata: [].into(),
-    }))
+    }
 }
 
 pub(crate) fn queue() -> Action {
@@ -210,11 +224,15 @@ pub(crate) fn adopting(report: Report) -> Action {
         report: Box::new(report),
         adoption: Some(Adoption {
             event_id: event_id(0),
-            adopted: Adopted {
-                provider: "novu".to_owned(),
-                transaction_id: "txn_66f0a1c4b7d2e90012ab0100".to_owned(),
-            },
+            adopted: the_adoption(),
         }),
+    }
+}
+
+pub(crate) fn the_adoption() -> Adopted {
+    Adopted {
+        provider: "novu".to_owned(),
+        transaction_id: "txn_66f0a1c4b7d2e90012ab0100".to_owned(),
     }
 }
 

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use notification_ledger::domain::event::{
-    Adopted, Audience, Body, BounceType, Category, Classification, Context, Fact, Interaction,
-    MessageRef, NotificationEvent, Priority, Queued, Report, Requested, Sealed, Severity, names,
+    Audience, Body, BounceType, Category, Classification, Context, Fact, Interaction, MessageRef,
+    NotificationEvent, Priority, Queued, Report, Requested, Sealed, Severity, names,
 };
 use notification_ledger::domain::ids::{EventId, SubscriberId, WorkflowId};
 use notification_ledger::domain::integration::{Change, IntegrationEvent};
@@ -15,7 +15,7 @@ use notification_ledger::domain::stored::{DecodeError, StoredPayload};
 use notification_ledger::domain::time::Timestamp;
 use rstest::rstest;
 
-use crate::given::{at, event_id, said};
+use crate::given::{at, event_id, said, the_adoption, the_request};
 
 /// An event of either kind of stream.
 #[derive(Debug, PartialEq)]
@@ -48,116 +48,134 @@ impl Event {
 
 /// Every file and what it says.
 fn promised() -> Vec<(&'static str, Event)> {
-    let plain = |fact| said(fact, MessageRef::default());
-    vec![
-        ("notification.requested.v1", sealed(Body::Requested(Box::new(full_request())))),
-        ("notification.requested.v1.minimal", open(Body::Requested(Box::new(bare_request())))),
-        ("notification.adopted.v1", open(Body::Adopted(adopted()))),
+    let mut promised = vec![
+        (
+            "notification.requested.v1",
+            sealed(Body::Requested(Box::new(full_request()))),
+        ),
+        (
+            "notification.requested.v1.minimal",
+            open(Body::Requested(Box::new(the_request("cust-20417")))),
+        ),
+        (
+            "notification.adopted.v1",
+            open(Body::Adopted(the_adoption())),
+        ),
         ("notification.queued.v1", open(Body::Queued(queued()))),
-        ("notification.queued.v1.minimal", open(Body::Queued(Queued::default()))),
         (
-            "notification.sent.v1",
-            told(Report {
-                untimed: true,
-                ..full_report("novu:msg_2xSent01", the_email(), Fact::Sent)
-            }),
-        ),
-        ("notification.sent.v1.minimal", told_openly(plain(Fact::Sent))),
-        (
-            "notification.delivered.v1",
-            told(full_report("novu:msg_2xDelivered01", the_email(), Fact::Delivered)),
-        ),
-        ("notification.delivered.v1.minimal", told_openly(plain(Fact::Delivered))),
-        (
-            "notification.bounced.v1",
-            told(full_report(
-                "novu:msg_2xBounced01",
-                the_email(),
-                Fact::Bounced {
-                    bounce_type: BounceType::Hard,
-                    code: text("5.1.1"),
-                },
-            )),
-        ),
-        (
-            "notification.bounced.v1.minimal",
-            told_openly(plain(Fact::Bounced {
-                bounce_type: BounceType::Unknown,
-                code: None,
-            })),
-        ),
-        (
-            "notification.failed.v1",
-            told(full_report(
-                "novu:msg_2xFailed01",
-                the_email(),
-                Fact::Failed {
-                    code: text("421"),
-                    retryable: true,
-                    is_final: false,
-                    attempt: Some(2),
-                },
-            )),
-        ),
-        (
-            "notification.failed.v1.minimal",
-            told_openly(plain(Fact::Failed {
-                code: None,
-                retryable: false,
-                is_final: true,
-                attempt: None,
-            })),
-        ),
-        (
-            "notification.seen.v1",
-            told(full_report("novu:msg_2xSeen01", in_the_inbox(), Fact::Seen)),
-        ),
-        ("notification.seen.v1.minimal", told_openly(plain(Fact::Seen))),
-        (
-            "notification.read.v1",
-            told(full_report("novu:msg_2xRead01", in_the_inbox(), Fact::Read)),
-        ),
-        ("notification.read.v1.minimal", told_openly(plain(Fact::Read))),
-        (
-            "notification.interacted.v1",
-            told(full_report(
-                "novu:msg_2xArchived01",
-                in_the_inbox(),
-                Fact::Interacted {
-                    kind: Interaction::Archived,
-                },
-            )),
-        ),
-        (
-            "notification.interacted.v1.minimal",
-            told_openly(plain(Fact::Interacted {
-                kind: Interaction::Clicked,
-            })),
+            "notification.queued.v1.minimal",
+            open(Body::Queued(Queued::default())),
         ),
         ("notification.retracted.v1", sealed(Body::Retracted)),
         ("notification.retracted.v1.minimal", open(Body::Retracted)),
         (
-            "notification.suppressed.v1",
-            told(full_report(
-                "novu:msg_2xSuppressed01",
-                MessageRef {
-                    channel: text("sms"),
-                    step_id: text("send-sms"),
-                    ..MessageRef::default()
-                },
-                Fact::Suppressed {
-                    reason: "preference".to_owned(),
-                },
-            )),
+            "integration.changed.v1",
+            changed(preference_changed(), true),
         ),
         (
-            "notification.suppressed.v1.minimal",
-            told_openly(plain(Fact::Suppressed {
-                reason: "duplicate".to_owned(),
-            })),
+            "integration.changed.v1.minimal",
+            changed(workflow_deleted(), false),
         ),
-        ("integration.changed.v1", changed(preference_changed(), true)),
-        ("integration.changed.v1.minimal", changed(workflow_deleted(), false)),
+    ];
+    promised.extend(reports_in_full());
+    promised.extend(bare_reports());
+    promised
+}
+
+fn reports_in_full() -> [(&'static str, Event); 8] {
+    let bounced = Fact::Bounced {
+        bounce_type: BounceType::Hard,
+        code: Some("5.1.1".to_owned()),
+    };
+    let failed = Fact::Failed {
+        code: Some("421".to_owned()),
+        retryable: true,
+        is_final: false,
+        attempt: Some(2),
+    };
+    let archived = Fact::Interacted {
+        kind: Interaction::Archived,
+    };
+    let suppressed = Fact::Suppressed {
+        reason: "preference".to_owned(),
+    };
+    let told = |delivery, message, fact| {
+        sealed(Body::Reported(Box::new(full_report(
+            delivery, message, fact,
+        ))))
+    };
+    let sent = Report {
+        untimed: true,
+        ..full_report("novu:msg_2xSent01", the_email(), Fact::Sent)
+    };
+    [
+        (
+            "notification.sent.v1",
+            sealed(Body::Reported(Box::new(sent))),
+        ),
+        (
+            "notification.delivered.v1",
+            told("novu:msg_2xDelivered01", the_email(), Fact::Delivered),
+        ),
+        (
+            "notification.bounced.v1",
+            told("novu:msg_2xBounced01", the_email(), bounced),
+        ),
+        (
+            "notification.failed.v1",
+            told("novu:msg_2xFailed01", the_email(), failed),
+        ),
+        (
+            "notification.seen.v1",
+            told("novu:msg_2xSeen01", in_the_inbox(), Fact::Seen),
+        ),
+        (
+            "notification.read.v1",
+            told("novu:msg_2xRead01", in_the_inbox(), Fact::Read),
+        ),
+        (
+            "notification.interacted.v1",
+            told("novu:msg_2xArchived01", in_the_inbox(), archived),
+        ),
+        (
+            "notification.suppressed.v1",
+            told("novu:msg_2xSuppressed01", by_text_message(), suppressed),
+        ),
+    ]
+}
+
+fn bare_reports() -> [(&'static str, Event); 8] {
+    let bounced = Fact::Bounced {
+        bounce_type: BounceType::Unknown,
+        code: None,
+    };
+    let failed = Fact::Failed {
+        code: None,
+        retryable: false,
+        is_final: true,
+        attempt: None,
+    };
+    let clicked = Fact::Interacted {
+        kind: Interaction::Clicked,
+    };
+    let suppressed = Fact::Suppressed {
+        reason: "duplicate".to_owned(),
+    };
+    [
+        ("notification.sent.v1.minimal", told_openly(Fact::Sent)),
+        (
+            "notification.delivered.v1.minimal",
+            told_openly(Fact::Delivered),
+        ),
+        ("notification.bounced.v1.minimal", told_openly(bounced)),
+        ("notification.failed.v1.minimal", told_openly(failed)),
+        ("notification.seen.v1.minimal", told_openly(Fact::Seen)),
+        ("notification.read.v1.minimal", told_openly(Fact::Read)),
+        ("notification.interacted.v1.minimal", told_openly(clicked)),
+        (
+            "notification.suppressed.v1.minimal",
+            told_openly(suppressed),
+        ),
     ]
 }
 
@@ -181,8 +199,10 @@ fn what_is_written_today_is_the_stored_payload_byte_for_byte() {
 
 #[test]
 fn every_file_is_promised_and_every_promise_has_a_file() {
-    let promised: BTreeSet<String> =
-        promised().iter().map(|(name, _)| format!("{name}.json")).collect();
+    let promised: BTreeSet<String> = promised()
+        .iter()
+        .map(|(name, _)| format!("{name}.json"))
+        .collect();
     let files: BTreeSet<String> = folder()
         .read_dir()
         .unwrap()
@@ -195,12 +215,17 @@ fn every_file_is_promised_and_every_promise_has_a_file() {
 #[test]
 fn every_event_type_has_a_stored_payload() {
     let promised = promised();
-    let stored: BTreeSet<&str> = promised.iter().map(|(name, _)| type_and_version(name).0).collect();
+    let stored: BTreeSet<&str> = promised
+        .iter()
+        .map(|(name, _)| type_and_version(name).0)
+        .collect();
     // Its stream has rules of its own, which are not written yet.
     let without = [names::SUBSCRIBER_ERASED];
 
-    let named: BTreeSet<&str> =
-        names::ALL.into_iter().filter(|name| !without.contains(name)).collect();
+    let named: BTreeSet<&str> = names::ALL
+        .into_iter()
+        .filter(|name| !without.contains(name))
+        .collect();
 
     assert_eq!(stored, named);
 }
@@ -214,7 +239,10 @@ fn a_field_this_release_does_not_know_is_refused() {
 
         let read = Event::decode(event_type, version, &data.to_string());
 
-        assert!(matches!(read, Err(DecodeError::Malformed { .. })), "{name}: {read:?}");
+        assert!(
+            matches!(read, Err(DecodeError::Malformed { .. })),
+            "{name}: {read:?}"
+        );
     }
 }
 
@@ -233,7 +261,10 @@ fn an_unknown_field_inside_a_part_is_refused(#[case] part: &str, #[case] field: 
 
     let read = Event::decode(event_type, version, &data.to_string());
 
-    assert!(matches!(read, Err(DecodeError::Malformed { .. })), "{read:?}");
+    assert!(
+        matches!(read, Err(DecodeError::Malformed { .. })),
+        "{read:?}"
+    );
 }
 
 #[test]
@@ -263,9 +294,18 @@ fn a_version_before_the_first_is_refused() {
 }
 
 #[rstest]
-#[case("notification.requested", r#"{"subscriber_id":"a","category":"transactional","priority":"low"}"#)]
-#[case("notification.requested", r#"{"workflow_id":"","subscriber_id":"a","category":"transactional","priority":"low"}"#)]
-#[case("notification.requested", r#"{"workflow_id":"w","subscriber_id":"a","category":"spam","priority":"low"}"#)]
+#[case(
+    "notification.requested",
+    r#"{"subscriber_id":"a","category":"transactional","priority":"low"}"#
+)]
+#[case(
+    "notification.requested",
+    r#"{"workflow_id":"","subscriber_id":"a","category":"transactional","priority":"low"}"#
+)]
+#[case(
+    "notification.requested",
+    r#"{"workflow_id":"w","subscriber_id":"a","category":"spam","priority":"low"}"#
+)]
 #[case("notification.adopted", r#"{"provider":"novu"}"#)]
 #[case("notification.bounced", r#"{"message":{}}"#)]
 #[case("notification.bounced", r#"{"message":{},"bounce_type":"Hard"}"#)]
@@ -273,13 +313,19 @@ fn a_version_before_the_first_is_refused() {
 #[case("notification.failed", r#"{"message":{},"retryable":true}"#)]
 #[case("notification.interacted", r#"{"message":{}}"#)]
 #[case("notification.suppressed", r#"{"message":{}}"#)]
-#[case("integration.changed", r#"{"provider":"novu","change":"workflow.deleted","object_id":"1"}"#)]
+#[case(
+    "integration.changed",
+    r#"{"provider":"novu","change":"workflow.deleted","object_id":"1"}"#
+)]
 #[case("notification.sent", "")]
 fn a_damaged_payload_is_refused(#[case] event_type: &str, #[case] data: &str) {
     let read = Event::decode(event_type, 1, data);
 
     assert!(
-        matches!(read, Err(DecodeError::Malformed { .. } | DecodeError::Missing { .. })),
+        matches!(
+            read,
+            Err(DecodeError::Malformed { .. } | DecodeError::Missing { .. })
+        ),
         "{read:?}"
     );
 }
@@ -292,9 +338,17 @@ fn an_event_of_another_kind_of_stream_is_refused() {
         data: r#"{"message":{}}"#,
     };
 
-    for other in [names::INTEGRATION_CHANGED, names::SUBSCRIBER_ERASED, "notification.Sent", ""] {
+    for other in [
+        names::INTEGRATION_CHANGED,
+        names::SUBSCRIBER_ERASED,
+        "notification.Sent",
+        "",
+    ] {
         let read = NotificationEvent::decode(event_id(1), at(0), stored(other));
-        assert!(matches!(read, Err(DecodeError::UnknownType(_))), "{other}: {read:?}");
+        assert!(
+            matches!(read, Err(DecodeError::UnknownType(_))),
+            "{other}: {read:?}"
+        );
     }
     let read = IntegrationEvent::decode(event_id(1), at(0), stored(names::SENT));
     assert!(matches!(read, Err(DecodeError::UnknownType(_))), "{read:?}");
@@ -307,11 +361,20 @@ fn stored_words_stay_as_they_are() {
     assert_eq!(
         Interaction::WORDS,
         [
-            "opened", "clicked", "archived", "unarchived", "snoozed", "unsnoozed", "unread",
+            "opened",
+            "clicked",
+            "archived",
+            "unarchived",
+            "snoozed",
+            "unsnoozed",
+            "unread",
             "deleted"
         ]
     );
-    assert_eq!(Category::WORDS, ["transactional", "marketing", "escalation"]);
+    assert_eq!(
+        Category::WORDS,
+        ["transactional", "marketing", "escalation"]
+    );
     assert_eq!(Priority::WORDS, ["critical", "high", "normal", "low"]);
     assert_eq!(Audience::WORDS, ["customer", "support"]);
     assert_eq!(Severity::WORDS, ["low", "medium", "high", "critical"]);
@@ -340,7 +403,7 @@ fn stored_words_stay_as_they_are() {
 fn every_interaction_and_bounce_is_stored_under_its_word() {
     for word in Interaction::WORDS {
         let kind = Interaction::from_word(word).unwrap();
-        let stored = told_openly(said(Fact::Interacted { kind }, MessageRef::default())).encode();
+        let stored = told_openly(Fact::Interacted { kind }).encode();
         assert_eq!(stored, format!(r#"{{"message":{{}},"kind":"{word}"}}"#));
     }
     for word in BounceType::WORDS {
@@ -349,8 +412,11 @@ fn every_interaction_and_bounce_is_stored_under_its_word() {
             bounce_type,
             code: None,
         };
-        let stored = told_openly(said(fact, MessageRef::default())).encode();
-        assert_eq!(stored, format!(r#"{{"message":{{}},"bounce_type":"{word}"}}"#));
+        let stored = told_openly(fact).encode();
+        assert_eq!(
+            stored,
+            format!(r#"{{"message":{{}},"bounce_type":"{word}"}}"#)
+        );
     }
 }
 
@@ -390,12 +456,8 @@ fn open(body: Body) -> Event {
     event(body, None)
 }
 
-fn told(report: Report) -> Event {
-    sealed(Body::Reported(Box::new(report)))
-}
-
-fn told_openly(report: Report) -> Event {
-    open(Body::Reported(Box::new(report)))
+fn told_openly(fact: Fact) -> Event {
+    open(Body::Reported(Box::new(said(fact, MessageRef::default()))))
 }
 
 fn changed(change: Change, is_sealed: bool) -> Event {
@@ -407,39 +469,19 @@ fn changed(change: Change, is_sealed: bool) -> Event {
     })
 }
 
-fn text(text: &str) -> Option<String> {
-    Some(text.to_owned())
-}
-
 fn time(text: &str) -> Timestamp {
     Timestamp::parse(text).unwrap()
 }
 
-fn bare_request() -> Requested {
-    Requested {
-        workflow_id: WorkflowId::new("parcel-dispatched").unwrap(),
-        workflow_version: None,
-        subscriber_id: SubscriberId::new("cust-20417").unwrap(),
-        external_id: None,
-        channels: vec![],
-        category: Category::Transactional,
-        priority: Priority::Normal,
-        classification: Classification::default(),
-        scheduled_at: None,
-        expires_at: None,
-        metadata: [].into(),
-    }
-}
-
 fn full_request() -> Requested {
     Requested {
-        workflow_version: text("2026-03"),
-        external_id: text("order-88213"),
+        workflow_version: Some("2026-03".to_owned()),
+        external_id: Some("order-88213".to_owned()),
         channels: vec!["email".to_owned(), "sms".to_owned()],
         category: Category::Escalation,
         priority: Priority::High,
         classification: Classification {
-            error_code: text("E1042"),
+            error_code: Some("E1042".to_owned()),
             audience: Some(Audience::Support),
             severity: Some(Severity::Critical),
         },
@@ -448,21 +490,14 @@ fn full_request() -> Requested {
         metadata: [("region", "eu-west"), ("shop", "Café Nordwind")]
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .into(),
-        ..bare_request()
-    }
-}
-
-fn adopted() -> Adopted {
-    Adopted {
-        provider: "novu".to_owned(),
-        transaction_id: "txn_66f0a1c4b7d2e90012ab0100".to_owned(),
+        ..the_request("cust-20417")
     }
 }
 
 fn queued() -> Queued {
     let answered = |id: &str| id.parse::<EventId>().unwrap();
     Queued {
-        queue: text("email-retries"),
+        queue: Some("email-retries".to_owned()),
         available_at: Some(time("2026-03-14T09:35:00Z")),
         answers: vec![
             answered("0195948a-2b10-7000-8000-00000000000a"),
@@ -475,11 +510,11 @@ fn full_report(delivery_id: &str, message: MessageRef, fact: Fact) -> Report {
     Report {
         message,
         untimed: false,
-        delivery_id: text(delivery_id),
+        delivery_id: Some(delivery_id.to_owned()),
         context: Context {
             workflow_id: Some(WorkflowId::new("parcel-dispatched").unwrap()),
             subscriber_id: Some(SubscriberId::new("cust-20417").unwrap()),
-            transaction_id: text("txn_66f0a1c4b7d2e90012ab0100"),
+            transaction_id: Some("txn_66f0a1c4b7d2e90012ab0100".to_owned()),
         },
         fact,
     }
@@ -487,21 +522,29 @@ fn full_report(delivery_id: &str, message: MessageRef, fact: Fact) -> Report {
 
 fn the_email() -> MessageRef {
     MessageRef {
-        message_id: text("66f0a1c4b7d2e90012ab0301"),
-        provider_message_id: text("sg-7Kd2Qw9fR1"),
-        channel: text("email"),
-        provider_id: text("sendgrid"),
-        step_id: text("send-email"),
+        message_id: Some("66f0a1c4b7d2e90012ab0301".to_owned()),
+        provider_message_id: Some("sg-7Kd2Qw9fR1".to_owned()),
+        channel: Some("email".to_owned()),
+        provider_id: Some("sendgrid".to_owned()),
+        step_id: Some("send-email".to_owned()),
     }
 }
 
 fn in_the_inbox() -> MessageRef {
     MessageRef {
-        message_id: text("66f0a1c4b7d2e90012ab0302"),
-        provider_message_id: text("66f0a1c4b7d2e90012ab0302"),
-        channel: text("in_app"),
-        provider_id: text("novu"),
-        step_id: text("inbox"),
+        message_id: Some("66f0a1c4b7d2e90012ab0302".to_owned()),
+        provider_message_id: Some("66f0a1c4b7d2e90012ab0302".to_owned()),
+        channel: Some("in_app".to_owned()),
+        provider_id: Some("novu".to_owned()),
+        step_id: Some("inbox".to_owned()),
+    }
+}
+
+fn by_text_message() -> MessageRef {
+    MessageRef {
+        channel: Some("sms".to_owned()),
+        step_id: Some("send-sms".to_owned()),
+        ..MessageRef::default()
     }
 }
 
@@ -510,9 +553,9 @@ fn preference_changed() -> Change {
         provider: "novu".to_owned(),
         change: "preference.updated".to_owned(),
         object_id: "66f0a1c4b7d2e90012ab0777".to_owned(),
-        name: text("parcel-dispatched"),
+        name: Some("parcel-dispatched".to_owned()),
         subscriber_id: Some(SubscriberId::new("cust-20417").unwrap()),
-        delivery_id: text("novu:msg_2xPreference01"),
+        delivery_id: Some("novu:msg_2xPreference01".to_owned()),
         fact_key: "b4f1c02d9e7a5583".to_owned(),
     }
 }

@@ -43,6 +43,9 @@ struct Memory<K, V> {
     changes: u64,
 }
 
+/// Neither that it exists nor that it does not.
+struct NotRemembered;
+
 impl<K: Clone + Eq + Hash, V> Cache<K, V> {
     pub(super) fn new(clock: Arc<dyn Clock>, ttl: Duration) -> Self {
         Self {
@@ -68,12 +71,12 @@ impl<K: Clone + Eq + Hash, V> Cache<K, V> {
         key: &K,
         load: impl Future<Output = Result<Option<V>, E>>,
     ) -> Result<Option<Arc<V>>, E> {
-        if let Some(answer) = self.remembered(key) {
+        if let Ok(answer) = self.remembered(key) {
             return Ok(answer);
         }
         let _turn = self.turn(key).lock().await;
         // Whoever had the turn before may have asked the same.
-        if let Some(answer) = self.remembered(key) {
+        if let Ok(answer) = self.remembered(key) {
             return Ok(answer);
         }
         // Before the look-up: what it finds is as old as its beginning.
@@ -99,14 +102,18 @@ impl<K: Clone + Eq + Hash, V> Cache<K, V> {
         memory.known.clear();
     }
 
-    fn remembered(&self, key: &K) -> Option<Option<Arc<V>>> {
+    fn remembered(&self, key: &K) -> Result<Option<Arc<V>>, NotRemembered> {
         let now = self.clock.now();
         let mut memory = self.memory();
         if let Some((value, since)) = memory.known.get(key) {
-            return fresh(*since, now, self.ttl).then(|| Some(Arc::clone(value)));
+            let is_fresh = fresh(*since, now, self.ttl);
+            return is_fresh
+                .then(|| Some(Arc::clone(value)))
+                .ok_or(NotRemembered);
         }
-        let since = memory.unknown.get(key)?;
-        fresh(*since, now, self.ttl.min(UNKNOWN_TTL)).then_some(None)
+        let since = memory.unknown.get(key).ok_or(NotRemembered)?;
+        let is_fresh = fresh(*since, now, self.ttl.min(UNKNOWN_TTL));
+        is_fresh.then_some(None).ok_or(NotRemembered)
     }
 
     fn remember(&self, key: &K, answer: Option<Arc<V>>, since: Timestamp, changes: u64) {
@@ -174,7 +181,11 @@ mod tests {
                 tokio::task::yield_now().await;
                 Ok::<_, Infallible>((key % 2 == 1).then_some(key))
             };
-            self.cache.get(&key, load).await.unwrap().map(|value| *value)
+            self.cache
+                .get(&key, load)
+                .await
+                .unwrap()
+                .map(|value| *value)
         }
 
         fn loads(&self) -> u32 {

@@ -70,7 +70,9 @@ impl Cursor {
     /// What a page's items are greater than.
     pub(super) fn bound(after: Option<Self>) -> (i64, Uuid) {
         // No time is negative, so this is before everything.
-        after.map_or((-1, Uuid::nil()), |cursor| (cursor.at.as_micros(), cursor.id))
+        after.map_or((-1, Uuid::nil()), |cursor| {
+            (cursor.at.as_micros(), cursor.id)
+        })
     }
 }
 
@@ -84,7 +86,7 @@ mod tests {
 
         let id = EntryId::of(source(1), "novu:msg_1");
 
-        assert_eq!(id.to_string(), "TO BE PINNED");
+        assert_eq!(id.to_string(), "f74c67d5-c906-519b-ab55-e0c182a79874");
         assert_ne!(id, EntryId::of(source(2), "novu:msg_1"));
         assert_ne!(id, EntryId::of(source(1), "novu:msg_2"));
     }

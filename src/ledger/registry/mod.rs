@@ -14,6 +14,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::error::DatabaseError;
+
 use self::cache::Cache;
 use self::last_use::{KnownKey, Uses};
 use super::database::Database;
@@ -22,6 +24,7 @@ use super::sealing::{MasterKey, NoRandomness};
 use super::storage::StorageError;
 use crate::clock::Surroundings;
 use crate::domain::ids::{IdError, TenantId};
+use crate::telemetry::Metrics;
 
 mod cache;
 mod ids;
@@ -29,6 +32,7 @@ mod keys;
 mod last_use;
 mod quarantine;
 mod scopes;
+mod secret;
 mod sources;
 mod tenants;
 #[cfg(test)]
@@ -57,6 +61,7 @@ struct Inner {
     keys: Cache<Hash, KnownKey>,
     sources: Cache<SourceId, WebhookSource>,
     uses: Uses,
+    metrics: Metrics,
 }
 
 impl Registry {
@@ -68,6 +73,7 @@ impl Registry {
         surroundings: Surroundings,
         partitions: i16,
         cache_ttl: Duration,
+        metrics: &Metrics,
     ) -> Self {
         let clock = &surroundings.clock;
         Self {
@@ -76,6 +82,7 @@ impl Registry {
                 keys: Cache::new(Arc::clone(clock), cache_ttl),
                 sources: Cache::new(Arc::clone(clock), cache_ttl),
                 uses: Uses::default(),
+                metrics: metrics.clone(),
                 database,
                 master,
                 surroundings,
@@ -125,7 +132,7 @@ impl From<sqlx::Error> for RegistryError {
 fn missing_tenant(error: sqlx::Error, tenant_id: Option<&TenantId>) -> RegistryError {
     let missing = error
         .as_database_error()
-        .is_some_and(|error| error.is_foreign_key_violation());
+        .is_some_and(DatabaseError::is_foreign_key_violation);
     match tenant_id {
         Some(tenant_id) if missing => RegistryError::NoSuchTenant {
             tenant_id: tenant_id.clone(),

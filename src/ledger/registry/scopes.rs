@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 pub enum Scope {
     Read,
     Write,
-    /// The tenant's own keys and sources.
+    /// Administration, such as the tenant's own keys.
     Admin,
 }
 
@@ -86,7 +86,9 @@ impl Scopes {
 
     /// Always in the same order.
     pub fn iter(self) -> impl Iterator<Item = Scope> {
-        Scope::ALL.into_iter().filter(move |scope| self.allows(*scope))
+        Scope::ALL
+            .into_iter()
+            .filter(move |scope| self.allows(*scope))
     }
 }
 
@@ -150,7 +152,10 @@ mod tests {
 
         assert_eq!(scopes.to_string(), "read,admin");
         assert_eq!(scopes.to_string().parse(), Ok(scopes));
-        assert_eq!(serde_json::to_string(&scopes).unwrap(), r#"["read","admin"]"#);
+        assert_eq!(
+            serde_json::to_string(&scopes).unwrap(),
+            r#"["read","admin"]"#
+        );
         assert_eq!(Scopes::ALL.to_string(), "read,write,admin");
     }
 

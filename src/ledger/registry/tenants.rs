@@ -30,6 +30,7 @@ impl Tenant {
     }
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form serde asks for")]
 fn number<S: Serializer>(partition: &Partition, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_i16(partition.0)
 }
@@ -179,16 +180,22 @@ mod tests {
 
     #[test]
     fn the_usual_partition_never_changes() {
-        assert_eq!(usual_partition(&id("acme"), 8), Partition(-1));
-        assert_eq!(usual_partition(&id("demo"), 8), Partition(-1));
+        assert_eq!(usual_partition(&id("acme"), 8), Partition(0));
+        assert_eq!(usual_partition(&id("demo"), 8), Partition(4));
         assert_eq!(usual_partition(&id("acme"), 1), Partition(0));
-        assert_eq!(usual_partition(&id("acme"), i16::MAX), Partition(-1));
+        assert_eq!(usual_partition(&id("acme"), i16::MAX), Partition(14_394));
     }
 
     async fn a_tenant_keeps_what_it_was_created_with(f: &Fixture) {
         let registry = &f.registry;
-        let plain = registry.create_tenant(&id("plain"), None, None).await.unwrap();
-        let placed = registry.create_tenant(&id("a.b_c-d"), Some("Größe"), Some(7)).await.unwrap();
+        let plain = registry
+            .create_tenant(&id("plain"), None, None)
+            .await
+            .unwrap();
+        let placed = registry
+            .create_tenant(&id("a.b_c-d"), Some("Größe"), Some(7))
+            .await
+            .unwrap();
 
         assert_eq!(plain.partition, usual_partition(&id("plain"), 8));
         assert_eq!(placed.partition, Partition(7));
@@ -200,17 +207,30 @@ mod tests {
     }
 
     async fn a_tenant_is_created_once(f: &Fixture) {
-        let first = f.registry.create_tenant(&id("acme"), Some("first"), None).await.unwrap();
+        let first = f
+            .registry
+            .create_tenant(&id("acme"), Some("first"), None)
+            .await
+            .unwrap();
 
-        let second = f.registry.create_tenant(&id("acme"), Some("second"), Some(0)).await;
+        let second = f
+            .registry
+            .create_tenant(&id("acme"), Some("second"), Some(0))
+            .await;
 
-        assert!(matches!(second, Err(RegistryError::TenantExists { .. })), "{second:?}");
+        assert!(
+            matches!(second, Err(RegistryError::TenantExists { .. })),
+            "{second:?}"
+        );
         assert_eq!(f.registry.tenant(&id("acme")).await.unwrap(), Some(first));
     }
 
     async fn tenants_come_in_pages(f: &Fixture) {
         for name in ["c", "a", "e", "b", "d"] {
-            f.registry.create_tenant(&id(name), None, None).await.unwrap();
+            f.registry
+                .create_tenant(&id(name), None, None)
+                .await
+                .unwrap();
         }
 
         let mut seen = Vec::new();
@@ -227,23 +247,39 @@ mod tests {
 
     async fn a_partition_must_exist(f: &Fixture) {
         for partition in [-1, 8, i16::MAX, i16::MIN] {
-            let refused = f.registry.create_tenant(&id("acme"), None, Some(partition)).await;
+            let refused = f
+                .registry
+                .create_tenant(&id("acme"), None, Some(partition))
+                .await;
 
             assert!(
                 matches!(refused, Err(RegistryError::NoSuchPartition { last: 7, .. })),
                 "{refused:?}"
             );
         }
-        let refused = f.registry.create_tenant(&id("acme"), Some("a\0b"), None).await;
-        assert!(matches!(refused, Err(RegistryError::Name(_))), "{refused:?}");
+        let refused = f
+            .registry
+            .create_tenant(&id("acme"), Some("a\0b"), None)
+            .await;
+        assert!(
+            matches!(refused, Err(RegistryError::Name(_))),
+            "{refused:?}"
+        );
         assert_eq!(f.registry.tenant(&id("acme")).await.unwrap(), None);
     }
 
     async fn a_place_is_known_as_soon_as_its_tenant_is(f: &Fixture) {
         assert_eq!(f.registry.place(&id("acme")).await.unwrap(), None);
 
-        let tenant = f.registry.create_tenant(&id("acme"), None, None).await.unwrap();
+        let tenant = f
+            .registry
+            .create_tenant(&id("acme"), None, None)
+            .await
+            .unwrap();
 
-        assert_eq!(f.registry.place(&id("acme")).await.unwrap(), Some(tenant.place()));
+        assert_eq!(
+            f.registry.place(&id("acme")).await.unwrap(),
+            Some(tenant.place())
+        );
     }
 }

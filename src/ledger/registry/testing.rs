@@ -1,6 +1,5 @@
 //! A registry in a database of its own, and a clock that stands still.
 
-use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -17,6 +16,7 @@ use crate::domain::ids::TenantId;
 use crate::domain::time::Timestamp;
 use crate::ledger::database::Database;
 use crate::ledger::sealing::MasterKey;
+use crate::telemetry::Metrics;
 
 /// How long a fixture's registry believes what it remembers.
 pub(super) const CACHE_TTL: Duration = Duration::from_secs(10);
@@ -39,11 +39,13 @@ impl TestClock {
     }
 
     pub(super) fn advance(&self, by: Duration) {
-        self.0.fetch_add(i64::try_from(by.as_micros()).unwrap(), Ordering::SeqCst);
+        self.0
+            .fetch_add(i64::try_from(by.as_micros()).unwrap(), Ordering::SeqCst);
     }
 
     pub(super) fn set_back(&self, by: Duration) {
-        self.0.fetch_sub(i64::try_from(by.as_micros()).unwrap(), Ordering::SeqCst);
+        self.0
+            .fetch_sub(i64::try_from(by.as_micros()).unwrap(), Ordering::SeqCst);
     }
 }
 
@@ -77,7 +79,10 @@ impl Fixture {
 
     pub(super) async fn tenant(&self, slug: &str) -> TenantId {
         let tenant_id = id(slug);
-        self.registry.create_tenant(&tenant_id, None, None).await.unwrap();
+        self.registry
+            .create_tenant(&tenant_id, None, None)
+            .await
+            .unwrap();
         tenant_id
     }
 }
@@ -92,6 +97,7 @@ fn registry(database: &Database, clock: &Arc<TestClock>) -> Registry {
         },
         PARTITIONS,
         CACHE_TTL,
+        &Metrics::new().unwrap(),
     )
 }
 
@@ -123,7 +129,9 @@ pub(super) use on_both_databases;
 pub(super) async fn on_sqlite(test: impl AsyncFnOnce(&Fixture)) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("ledger.db");
-    let database = Database::sqlite(&file, true, 4, ACQUIRE_TIMEOUT).await.unwrap();
+    let database = Database::sqlite(&file, true, 4, ACQUIRE_TIMEOUT)
+        .await
+        .unwrap();
     let fixture = Fixture::new(database).await;
     test(&fixture).await;
     fixture.database.close().await;
@@ -135,7 +143,9 @@ pub(super) async fn on_postgres(test: impl AsyncFnOnce(&Fixture)) {
     let server = PgConnectOptions::from_str(&url).unwrap();
     let name = format!("registry_{}", System.random().simple());
     execute(&server, format!("CREATE DATABASE {name}")).await;
-    let outcome = AssertUnwindSafe(in_database(&server, &name, test)).catch_unwind().await;
+    let outcome = AssertUnwindSafe(in_database(&server, &name, test))
+        .catch_unwind()
+        .await;
     execute(&server, format!("DROP DATABASE {name} WITH (FORCE)")).await;
     if let Err(panic) = outcome {
         std::panic::resume_unwind(panic);
@@ -144,17 +154,20 @@ pub(super) async fn on_postgres(test: impl AsyncFnOnce(&Fixture)) {
 
 async fn in_database(server: &PgConnectOptions, name: &str, test: impl AsyncFnOnce(&Fixture)) {
     let url = server.clone().database(name).to_url_lossy();
-    let database = Database::postgres(url.as_str(), 4, ACQUIRE_TIMEOUT).await.unwrap();
+    let database = Database::postgres(url.as_str(), 4, ACQUIRE_TIMEOUT)
+        .await
+        .unwrap();
     let fixture = Fixture::new(database).await;
     test(&fixture).await;
     fixture.database.close().await;
 }
 
-fn execute(server: &PgConnectOptions, statement: String) -> impl Future<Output = ()> {
-    async move {
-        let mut connection = server.connect().await.unwrap();
-        // Put together from a name made here.
-        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
-        connection.close().await.unwrap();
-    }
+async fn execute(server: &PgConnectOptions, statement: String) {
+    let mut connection = server.connect().await.unwrap();
+    // Put together from a name made here.
+    sqlx::raw_sql(AssertSqlSafe(statement))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    connection.close().await.unwrap();
 }

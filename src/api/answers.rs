@@ -1,0 +1,113 @@
+//! Answers that can be given again: what `Idempotency-Key` means for calls that are not single
+//! commands.
+//!
+//! The key is claimed first, then the work is done, then the answer is kept, sealed under the
+//! master key. A call that was interrupted in between is simply run again, so the work itself must
+//! be repeatable. Only successes are kept: a refused call changed nothing.
+
+use std::future::Future;
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::notifications::{IDEMPOTENT_REPLAYED, LEDGER_POSITION};
+use super::state::ApiState;
+use crate::ledger::record::TenantPlace;
+use crate::ledger::{Idempotency, LedgerError};
+use crate::problem::{Problem, internal};
+
+/// A success, as it is answered and kept.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Answer {
+    status: u16,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    position: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    location: Option<String>,
+    body: Box<RawValue>,
+}
+
+impl Answer {
+    /// # Errors
+    ///
+    /// [`Problem::Internal`] for a value that does not serialise.
+    pub fn new<T: Serialize>(status: StatusCode, body: &T) -> Result<Self, Problem> {
+        let body = serde_json::value::to_raw_value(body).map_err(|error| internal(&error))?;
+        Ok(Self {
+            status: status.as_u16(),
+            position: None,
+            location: None,
+            body,
+        })
+    }
+
+    #[must_use]
+    pub fn with_position(mut self, position: Option<String>) -> Self {
+        self.position = position;
+        self
+    }
+
+    #[must_use]
+    pub fn with_location(mut self, location: String) -> Self {
+        self.location = Some(location);
+        self
+    }
+
+    fn response(self, replayed: bool) -> Response {
+        let json = HeaderValue::from_static("application/json");
+        let body = self.body.get().to_owned();
+        let mut response = ([(header::CONTENT_TYPE, json)], body).into_response();
+        *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::OK);
+        let mut set = |name: HeaderName, value: Option<String>| {
+            if let Some(value) = value.and_then(|value| HeaderValue::from_str(&value).ok()) {
+                response.headers_mut().insert(name, value);
+            }
+        };
+        set(LEDGER_POSITION, self.position);
+        set(header::LOCATION, self.location);
+        set(IDEMPOTENT_REPLAYED, replayed.then(|| "true".to_owned()));
+        response
+    }
+}
+
+/// Runs `work` and keeps its answer under the claim, or gives the kept answer again.
+///
+/// # Errors
+///
+/// [`Problem::IdempotencyKeyReused`], or whatever `work` fails with.
+pub async fn once(
+    state: &ApiState,
+    tenant: &TenantPlace,
+    claim: Option<Idempotency>,
+    work: impl Future<Output = Result<Answer, Problem>>,
+) -> Result<Response, Problem> {
+    let Some(claim) = claim else {
+        return Ok(work.await?.response(false));
+    };
+    let context = format!("answer/{}/{}", tenant.tenant_id, claim.key);
+    let record = state.ledger.kept_answer(tenant, &claim).await?;
+    if record.as_ref().is_some_and(|record| record.command.is_some()) {
+        return Err(Problem::IdempotencyKeyReused);
+    }
+    if let Some(kept) = record.and_then(|record| record.answer) {
+        return again(state, &context, &kept);
+    }
+    state.ledger.keep_answer(tenant, &claim, None).await?;
+    let answer = work.await?;
+    let text = serde_json::to_vec(&answer).map_err(|error| internal(&error))?;
+    let sealed = state.master.wrap(&context, &text).map_err(LedgerError::from)?;
+    let standing = state.ledger.keep_answer(tenant, &claim, Some(sealed.clone())).await?;
+    match standing.answer {
+        // Another call with the same key was quicker: there is only one first answer.
+        Some(first) if first != sealed => again(state, &context, &first),
+        _ => Ok(answer.response(false)),
+    }
+}
+
+fn again(state: &ApiState, context: &str, kept: &str) -> Result<Response, Problem> {
+    let text = state.master.unwrap(context, kept).map_err(LedgerError::from)?;
+    let answer: Answer = serde_json::from_slice(&text).map_err(|error| internal(&error))?;
+    Ok(answer.response(true))
+}

@@ -1,0 +1,392 @@
+//! The bodies of commands and facts: read, checked, and turned into what the domain understands.
+//! Personal data leaves here as text to be sealed.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::domain::event::{
+    Audience, BounceType, Category, Classification, Context, Fact, Interaction, MessageRef,
+    Priority, Report, Requested, Severity,
+};
+use crate::domain::ids::{self, SubscriberId, WorkflowId};
+use crate::domain::notification::Action;
+use crate::domain::time::Timestamp;
+use crate::json::{Faults, Fields};
+
+/// Channels that need no explanation; others are slugs of the caller's own.
+pub const CHANNELS: [&str; 6] = ["email", "sms", "push", "in_app", "chat", "webhook"];
+/// Most channels one notification names.
+pub const CHANNELS_MAX: usize = 32;
+/// Most metadata entries, and characters in each of their values.
+pub const METADATA_ENTRIES_MAX: usize = 50;
+pub const METADATA_VALUE_CHARS_MAX: usize = 512;
+/// Most bytes of a provider's or person's own words.
+pub const FREE_TEXT_BYTES_MAX: usize = 8 * 1024;
+/// Most bytes of an address. Push tokens are the longest kind.
+pub const ADDRESS_BYTES_MAX: usize = 4096;
+/// Most addresses by channel.
+pub const ADDRESSES_MAX: usize = 32;
+/// Highest attempt number.
+pub const ATTEMPT_MAX: u32 = 1_000_000;
+
+/// What one call asks for.
+#[derive(Debug)]
+pub struct Wish {
+    pub action: Action,
+    /// When it happened, if the caller says.
+    pub occurred_at: Option<Timestamp>,
+    /// JSON to be sealed beside the event.
+    pub private: Option<Arc<str>>,
+    /// The caller's own id for a new notification.
+    pub id: Option<uuid::Uuid>,
+    pub correlation_id: Option<String>,
+    pub causation_id: Option<String>,
+}
+
+/// The calls that act on a notification, by the last word of their path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommandName {
+    Request,
+    Queue,
+    Retract,
+    Sent,
+    Delivered,
+    Bounced,
+    Failed,
+    Seen,
+    Read,
+    Interacted,
+    Suppressed,
+}
+
+impl CommandName {
+    /// Every word, in the order of the contract.
+    pub const WORDS: [&'static str; 11] = [
+        "request", "queue", "retract", "sent", "delivered", "bounced", "failed", "seen", "read",
+        "interacted", "suppressed",
+    ];
+
+    pub fn from_word(word: &str) -> Option<Self> {
+        Some(match word {
+            "request" => Self::Request,
+            "queue" => Self::Queue,
+            "retract" => Self::Retract,
+            "sent" => Self::Sent,
+            "delivered" => Self::Delivered,
+            "bounced" => Self::Bounced,
+            "failed" => Self::Failed,
+            "seen" => Self::Seen,
+            "read" => Self::Read,
+            "interacted" => Self::Interacted,
+            "suppressed" => Self::Suppressed,
+            _ => return None,
+        })
+    }
+}
+
+/// Reads the body of a call. `None` when something was wrong; then `faults` says what.
+pub fn read(
+    command: CommandName,
+    fields: &mut Fields<'_>,
+    payload_bytes_max: usize,
+    faults: &mut Faults,
+) -> Option<Wish> {
+    match command {
+        CommandName::Request => request(fields, payload_bytes_max, faults),
+        CommandName::Queue => Some(Wish::of(Action::Queue {
+            queue: fields.name("queue", faults),
+            available_at: fields.time("available_at", faults),
+        })),
+        CommandName::Retract => {
+            let reason = fields.required("reason", faults, |fields, name, faults| {
+                fields.text(name, FREE_TEXT_BYTES_MAX, faults)
+            })?;
+            let mut wish = Wish::of(Action::Retract);
+            wish.private = private(&PrivateReport {
+                reason: Some(&reason),
+                raw: None,
+            });
+            Some(wish)
+        }
+        CommandName::Sent
+        | CommandName::Delivered
+        | CommandName::Bounced
+        | CommandName::Failed
+        | CommandName::Seen
+        | CommandName::Read
+        | CommandName::Interacted
+        | CommandName::Suppressed => report(command, fields, payload_bytes_max, faults),
+    }
+}
+
+impl Wish {
+    fn of(action: Action) -> Self {
+        Self {
+            action,
+            occurred_at: None,
+            private: None,
+            id: None,
+            correlation_id: None,
+            causation_id: None,
+        }
+    }
+}
+
+/// What is sealed beside `notification.requested`.
+#[derive(Serialize)]
+struct PrivateRequest<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subscriber: Option<Recipient>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<&'a RawValue>,
+}
+
+/// How to reach somebody.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+struct Recipient {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    email: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    phone: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    locale: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timezone: Option<String>,
+    #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    channels: std::collections::BTreeMap<String, String>,
+}
+
+/// What is sealed beside a report or a retraction.
+#[derive(Serialize)]
+struct PrivateReport<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    raw: Option<&'a RawValue>,
+}
+
+fn private<T: Serialize>(parts: &T) -> Option<Arc<str>> {
+    let text = serde_json::to_string(parts).unwrap_or_default();
+    (text != "{}").then(|| text.into())
+}
+
+fn request(fields: &mut Fields<'_>, payload_bytes_max: usize, faults: &mut Faults) -> Option<Wish> {
+    let workflow_id = fields.required("workflow_id", faults, Fields::name);
+    let subscriber = fields.required("subscriber", faults, |fields, name, faults| {
+        let mut fields = fields.object(name, faults)?;
+        let subscriber = subscriber(&mut fields, faults);
+        fields.finish(faults);
+        subscriber
+    });
+    let id = fields.value("id", "a UUID", faults);
+    let workflow_version = fields.name("workflow_version", faults);
+    let external_id = fields.name("external_id", faults);
+    let channels = channels(fields, faults);
+    let payload = fields.verbatim_object("payload", payload_bytes_max, faults);
+    let category = fields.word("category", Category::WORDS, Category::from_word, faults);
+    let priority = fields.word("priority", Priority::WORDS, Priority::from_word, faults);
+    let classification = classification(fields, faults);
+    let scheduled_at = fields.time("scheduled_at", faults);
+    let expires_at = fields.time("expires_at", faults);
+    if let (Some(scheduled), Some(expires)) = (scheduled_at, expires_at)
+        && expires <= scheduled
+    {
+        faults.add(fields.pointer("expires_at"), "must be later than scheduled_at");
+    }
+    let metadata = fields.texts("metadata", METADATA_ENTRIES_MAX, METADATA_VALUE_CHARS_MAX, faults);
+    let correlation_id = fields.name("correlation_id", faults);
+    let causation_id = fields.name("causation_id", faults);
+
+    let (subscriber_id, recipient) = subscriber?;
+    let requested = Requested {
+        workflow_id: WorkflowId::new(&workflow_id?).ok()?,
+        workflow_version,
+        subscriber_id,
+        external_id,
+        channels,
+        category: category.unwrap_or(Category::Transactional),
+        priority: priority.unwrap_or(Priority::Normal),
+        classification,
+        scheduled_at,
+        expires_at,
+        metadata,
+    };
+    Some(Wish {
+        action: Action::Request(Box::new(requested)),
+        occurred_at: None,
+        private: private(&PrivateRequest {
+            subscriber: (recipient != Recipient::default()).then_some(recipient),
+            payload,
+        }),
+        id,
+        correlation_id,
+        causation_id,
+    })
+}
+
+fn subscriber(fields: &mut Fields<'_>, faults: &mut Faults) -> Option<(SubscriberId, Recipient)> {
+    let id = fields.required("id", faults, Fields::name);
+    let mut address = |name| fields.text(name, ADDRESS_BYTES_MAX, faults);
+    let recipient = Recipient {
+        email: address("email"),
+        phone: address("phone"),
+        locale: address("locale"),
+        timezone: address("timezone"),
+        channels: fields.texts("channels", ADDRESSES_MAX, ADDRESS_BYTES_MAX, faults),
+    };
+    Some((SubscriberId::new(&id?).ok()?, recipient))
+}
+
+fn channels(fields: &mut Fields<'_>, faults: &mut Faults) -> Vec<String> {
+    let named: Vec<serde_json::Value> = fields
+        .value("channels", "a list of channel names", faults)
+        .unwrap_or_default();
+    let at = fields.pointer("channels");
+    if named.len() > CHANNELS_MAX {
+        faults.add(&at, format!("has {} entries; at most {CHANNELS_MAX} are allowed", named.len()));
+        return Vec::new();
+    }
+    let mut channels = Vec::with_capacity(named.len());
+    for (index, name) in named.into_iter().enumerate() {
+        match name {
+            serde_json::Value::String(name) if ids::check_slug(&name).is_ok() => {
+                if channels.contains(&name) {
+                    faults.add(format!("{at}/{index}"), "names a channel a second time");
+                }
+                channels.push(name);
+            }
+            _ => faults.add(format!("{at}/{index}"), not_a_channel()),
+        }
+    }
+    channels
+}
+
+fn not_a_channel() -> String {
+    format!("must be one of {}, or a slug of your own", CHANNELS.join(", "))
+}
+
+fn classification(fields: &mut Fields<'_>, faults: &mut Faults) -> Classification {
+    let Some(mut fields) = fields.object("classification", faults) else {
+        return Classification::default();
+    };
+    let classification = Classification {
+        error_code: fields.name("error_code", faults),
+        audience: fields.word("audience", Audience::WORDS, Audience::from_word, faults),
+        severity: fields.word("severity", Severity::WORDS, Severity::from_word, faults),
+    };
+    fields.finish(faults);
+    classification
+}
+
+fn report(
+    command: CommandName,
+    fields: &mut Fields<'_>,
+    payload_bytes_max: usize,
+    faults: &mut Faults,
+) -> Option<Wish> {
+    let message = message(fields, faults);
+    let occurred_at = fields.time("occurred_at", faults);
+    let raw = fields.verbatim("raw", payload_bytes_max, faults);
+    let (fact, reason) = fact(command, fields, faults)?;
+    let report = Report {
+        message,
+        untimed: occurred_at.is_none(),
+        delivery_id: None,
+        context: Context::default(),
+        fact,
+    };
+    let mut wish = Wish::of(Action::Report {
+        report: Box::new(report),
+        adoption: None,
+    });
+    wish.occurred_at = occurred_at;
+    wish.private = private(&PrivateReport {
+        reason: reason.as_deref(),
+        raw,
+    });
+    Some(wish)
+}
+
+fn message(fields: &mut Fields<'_>, faults: &mut Faults) -> MessageRef {
+    let Some(mut fields) = fields.object("message", faults) else {
+        return MessageRef::default();
+    };
+    let channel = fields.name("channel", faults);
+    if channel.as_deref().is_some_and(|channel| ids::check_slug(channel).is_err()) {
+        faults.add(fields.pointer("channel"), not_a_channel());
+    }
+    let message = MessageRef {
+        message_id: None,
+        provider_message_id: fields.name("provider_message_id", faults),
+        channel,
+        provider_id: fields.name("provider_id", faults),
+        step_id: fields.name("step_id", faults),
+    };
+    fields.finish(faults);
+    message
+}
+
+/// The fact, and the words that go with it.
+fn fact(
+    command: CommandName,
+    fields: &mut Fields<'_>,
+    faults: &mut Faults,
+) -> Option<(Fact, Option<String>)> {
+    Some(match command {
+        CommandName::Sent => (Fact::Sent, None),
+        CommandName::Delivered => (Fact::Delivered, None),
+        CommandName::Seen => (Fact::Seen, None),
+        CommandName::Read => (Fact::Read, None),
+        CommandName::Bounced => {
+            let bounce_type = fields
+                .word("bounce_type", BounceType::WORDS, BounceType::from_word, faults)
+                .unwrap_or(BounceType::Unknown);
+            let code = fields.name("code", faults);
+            let reason = fields.text("reason", FREE_TEXT_BYTES_MAX, faults);
+            (Fact::Bounced { bounce_type, code }, reason)
+        }
+        CommandName::Failed => return failed(fields, faults),
+        CommandName::Interacted => {
+            let kind = fields.required("kind", faults, |fields, name, faults| {
+                fields.word(name, Interaction::WORDS, Interaction::from_word, faults)
+            })?;
+            (Fact::Interacted { kind }, None)
+        }
+        CommandName::Suppressed => {
+            let reason = fields.required("reason", faults, Fields::name)?;
+            (Fact::Suppressed { reason }, None)
+        }
+        CommandName::Request | CommandName::Queue | CommandName::Retract => return None,
+    })
+}
+
+fn failed(fields: &mut Fields<'_>, faults: &mut Faults) -> Option<(Fact, Option<String>)> {
+    let error = fields.required("error", faults, |fields, name, faults| {
+        let mut fields = fields.object(name, faults)?;
+        let code = fields.name("code", faults);
+        let message = fields.required("message", faults, |fields, name, faults| {
+            fields.text(name, FREE_TEXT_BYTES_MAX, faults)
+        });
+        fields.finish(faults);
+        Some((code, message?))
+    });
+    let retryable = fields.flag("retryable", faults).unwrap_or(false);
+    let is_final = fields.flag("final", faults).unwrap_or(!retryable);
+    let attempt: Option<u32> = fields.value("attempt", "a whole number from 1 on", faults);
+    if attempt.is_some_and(|attempt| !(1..=ATTEMPT_MAX).contains(&attempt)) {
+        faults.add(
+            fields.pointer("attempt"),
+            format!("must be a whole number from 1 to {ATTEMPT_MAX}"),
+        );
+    }
+    let (code, message) = error?;
+    let fact = Fact::Failed {
+        code,
+        retryable,
+        is_final,
+        attempt,
+    };
+    Some((fact, Some(message)))
+}

@@ -1,0 +1,117 @@
+//! The outermost layer: every request gets an id, a span, a count, and problems get their words.
+
+use std::panic::AssertUnwindSafe;
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
+use http::{HeaderValue, StatusCode};
+use tracing::Instrument;
+
+use super::request::{IncomingTrace, REQUEST_ID, RequestId};
+use super::state::ApiState;
+use crate::problem::{Problem, render};
+use crate::telemetry::{TraceParent, set_parent_from};
+
+/// Longest request id taken over from a caller.
+const REQUEST_ID_CHARS_MAX: usize = 128;
+
+/// Runs a request inside its span, and writes out whatever problem it ends in.
+pub async fn observe(State(state): State<ApiState>, mut request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let _in_flight = state.metrics.http_in_flight();
+    let id = request_id(&state, &request);
+    let trace = incoming_trace(&request);
+    let method = request.method().clone();
+    let route = route(&request);
+    let span = tracing::info_span!(
+        "request",
+        request.id = %id,
+        http.method = %method,
+        http.route = route.as_str(),
+        notification.id = tracing::field::Empty,
+    );
+    if let Some(parent) = &trace {
+        let state = request.headers().get("tracestate").and_then(|state| state.to_str().ok());
+        set_parent_from(&span, parent, state);
+    }
+    request.extensions_mut().insert(RequestId(id.clone()));
+    request.extensions_mut().insert(IncomingTrace(trace));
+
+    let answering = AssertUnwindSafe(next.run(request)).catch_unwind();
+    let response = answering.instrument(span.clone()).await.unwrap_or_else(|_| {
+        tracing::error!(parent: &span, "a request panicked");
+        Problem::Internal.into_response()
+    });
+    let response = if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+        keep_headers(response, Problem::MethodNotAllowed { method: method.to_string() })
+    } else {
+        response
+    };
+    let mut response = render(response, &id);
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    let status = response.status();
+    let took = started.elapsed();
+    state.metrics.http_request(method.as_str(), &route, status.as_u16(), took);
+    log(&span, status, took);
+    response
+}
+
+/// Errors are told at `info` and above; everything else at `debug`, because a log line for each
+/// of many thousand requests a second costs more than the requests.
+fn log(span: &tracing::Span, status: StatusCode, took: std::time::Duration) {
+    let status_code = status.as_u16();
+    let duration_ms = took.as_secs_f64() * 1000.0;
+    if status.is_server_error() {
+        tracing::warn!(parent: span, status = status_code, duration_ms, "request failed");
+    } else if status.is_client_error() {
+        tracing::info!(parent: span, status = status_code, duration_ms, "request refused");
+    } else {
+        tracing::debug!(parent: span, status = status_code, duration_ms, "request answered");
+    }
+}
+
+/// The caller's own id, if it can be put in a header and a log line; else a new one.
+fn request_id(state: &ApiState, request: &Request) -> String {
+    let given = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok());
+    let usable = given.filter(|id| {
+        !id.is_empty()
+            && id.len() <= REQUEST_ID_CHARS_MAX
+            && id.bytes().all(|byte| byte.is_ascii_graphic())
+    });
+    usable.map_or_else(
+        || state.surroundings.ids.time_ordered().to_string(),
+        ToOwned::to_owned,
+    )
+}
+
+fn incoming_trace(request: &Request) -> Option<TraceParent> {
+    let header = request.headers().get("traceparent")?.to_str().ok()?;
+    TraceParent::parse(header).ok()
+}
+
+fn route(request: &Request) -> String {
+    let matched = request.extensions().get::<MatchedPath>();
+    matched.map_or("unmatched", MatchedPath::as_str).to_owned()
+}
+
+/// Turns an empty response of the router's into a problem, without losing what its headers say.
+fn keep_headers(response: Response, problem: Problem) -> Response {
+    let (parts, _) = response.into_parts();
+    let mut response = problem.into_response();
+    for (name, value) in &parts.headers {
+        if name != http::header::CONTENT_LENGTH {
+            response.headers_mut().insert(name, value.clone());
+        }
+    }
+    response
+}
+
+/// For paths that are not there.
+pub async fn not_found() -> Problem {
+    Problem::NotFound("there is nothing at this path; `/docs` lists what there is")
+}

@@ -1,0 +1,495 @@
+//! Reading JSON that strangers send: every fault of a body at once, each with its place.
+//!
+//! A `serde` derive stops at the first wrong field. Here an object is taken apart field by field
+//! with [`Fields`]; what is wrong is noted with its JSON pointer (RFC 6901), and what nobody asked
+//! for is an unknown field. Values that are only passed on (a payload) stay the text they were.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::{self, DeserializeOwned, Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::domain::ids;
+use crate::domain::time::Timestamp;
+
+/// Deepest nesting of arrays and objects. Below the limit of common parsers, so that whatever
+/// was accepted can also be read back inside an answer.
+pub const DEPTH_MAX: usize = 96;
+
+/// Most faults listed. A body full of them is not worth a longer answer.
+const FAULTS_MAX: usize = 100;
+
+/// One thing wrong with a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Fault {
+    /// JSON pointer (RFC 6901) into the body; `?name` for a query parameter, a header's name for
+    /// a header; empty for the whole.
+    pub pointer: String,
+    pub message: String,
+    /// Set when a value is larger than its limit in bytes: callers are told with a status of its
+    /// own.
+    #[serde(skip)]
+    pub over: Option<Oversize>,
+}
+
+/// How much too large a value is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Oversize {
+    pub bytes: usize,
+    pub bytes_max: usize,
+}
+
+/// Why a body can't be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unreadable {
+    /// It is no JSON at all.
+    Malformed(String),
+    /// It is JSON, but not what is wanted.
+    Invalid(Vec<Fault>),
+}
+
+/// The faults found so far.
+#[derive(Debug, Default)]
+pub struct Faults(Vec<Fault>);
+
+impl Faults {
+    pub fn add(&mut self, pointer: impl Into<String>, message: impl Into<String>) {
+        if self.0.len() < FAULTS_MAX {
+            self.0.push(Fault {
+                pointer: pointer.into(),
+                message: message.into(),
+                over: None,
+            });
+        }
+    }
+
+    fn add_oversize(&mut self, pointer: String, over: Oversize) {
+        let Oversize { bytes, bytes_max } = over;
+        self.0.push(Fault {
+            pointer,
+            message: format!("has {bytes} bytes; at most {bytes_max} are allowed"),
+            over: Some(over),
+        });
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// `value`, if nothing was wrong.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreadable::Invalid`] with every fault.
+    pub fn or<T>(self, value: Option<T>) -> Result<T, Unreadable> {
+        match value {
+            Some(value) if self.0.is_empty() => Ok(value),
+            _ => Err(Unreadable::Invalid(self.0)),
+        }
+    }
+}
+
+/// The text of a body, checked to be JSON that is safe to take apart.
+///
+/// # Errors
+///
+/// [`Unreadable::Malformed`] for invalid UTF-8, too deep nesting, or anything but one JSON value.
+pub fn document(body: &[u8]) -> Result<&RawValue, Unreadable> {
+    let text = std::str::from_utf8(body).map_err(|error| {
+        Unreadable::Malformed(format!("the body is not UTF-8 at byte {}", error.valid_up_to()))
+    })?;
+    if nesting(text) > DEPTH_MAX {
+        return Err(Unreadable::Malformed(format!(
+            "arrays and objects are nested deeper than {DEPTH_MAX}"
+        )));
+    }
+    serde_json::from_str(text).map_err(|error| Unreadable::Malformed(malformed(&error)))
+}
+
+/// Says what is wrong and where, without repeating any of the text.
+fn malformed(error: &serde_json::Error) -> String {
+    let problem = if error.is_eof() {
+        "the body ends too early"
+    } else {
+        "the body is not valid JSON"
+    };
+    format!("{problem}, at line {} column {}", error.line(), error.column())
+}
+
+/// How deep arrays and objects are nested, counted without recursion.
+pub fn nesting(text: &str) -> usize {
+    let mut deepest = 0;
+    let mut depth = 0_usize;
+    let mut in_string = false;
+    let mut escaped = false;
+    for byte in text.bytes() {
+        if in_string {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => in_string = false,
+                _ => {}
+            }
+            continue;
+        }
+        match byte {
+            b'"' => in_string = true,
+            b'[' | b'{' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+/// An object's members in their order, as raw text.
+struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::with_capacity(16);
+                while let Some(Name(name)) = map.next_key()? {
+                    members.push((name, map.next_value()?));
+                }
+                Ok(Members(members))
+            }
+        }
+
+        deserializer.deserialize_map(Collect)
+    }
+}
+
+/// A member's name, borrowed unless it has escapes.
+struct Name<'a>(Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Name<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+
+        impl<'de> Visitor<'de> for Text {
+            type Value = Name<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text")
+            }
+
+            fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Name(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Name(Cow::Owned(text.to_owned())))
+            }
+        }
+
+        deserializer.deserialize_str(Text)
+    }
+}
+
+/// An object being taken apart.
+#[derive(Debug)]
+pub struct Fields<'a> {
+    pointer: String,
+    members: Vec<(Cow<'a, str>, &'a RawValue)>,
+    /// Every name that was asked for: what else is there is unknown.
+    known: Vec<&'static str>,
+}
+
+impl<'a> Fields<'a> {
+    /// Begins with the value at `pointer`, which must be an object.
+    pub fn of(value: &'a RawValue, pointer: &str, faults: &mut Faults) -> Option<Self> {
+        if !value.get().starts_with('{') {
+            faults.add(pointer, "must be an object");
+            return None;
+        }
+        match serde_json::from_str::<Members<'_>>(value.get()) {
+            Ok(Members(members)) => Some(Self {
+                pointer: pointer.to_owned(),
+                members,
+                known: Vec::with_capacity(16),
+            }),
+            Err(error) => {
+                faults.add(pointer, malformed(&error));
+                None
+            }
+        }
+    }
+
+    /// Where a member is.
+    pub fn pointer(&self, name: &str) -> String {
+        let escaped = name.replace('~', "~0").replace('/', "~1");
+        format!("{}/{escaped}", self.pointer)
+    }
+
+    /// A member's raw value; `null` counts as absent.
+    pub fn raw(&mut self, name: &'static str, faults: &mut Faults) -> Option<&'a RawValue> {
+        self.known.push(name);
+        let mut values = self.members.iter().filter(|(member, _)| member == name);
+        let first = values.next().map(|(_, value)| *value);
+        if values.next().is_some() {
+            faults.add(self.pointer(name), "appears more than once");
+        }
+        first.filter(|value| value.get() != "null")
+    }
+
+    /// A member of a type that JSON has; `expected` says which, for the fault.
+    pub fn value<T: DeserializeOwned>(
+        &mut self,
+        name: &'static str,
+        expected: &str,
+        faults: &mut Faults,
+    ) -> Option<T> {
+        let raw = self.raw(name, faults)?;
+        let value = serde_json::from_str(raw.get()).ok();
+        if value.is_none() {
+            faults.add(self.pointer(name), format!("must be {expected}"));
+        }
+        value
+    }
+
+    /// A member that must be there.
+    pub fn required<T>(
+        &mut self,
+        name: &'static str,
+        faults: &mut Faults,
+        read: impl FnOnce(&mut Self, &'static str, &mut Faults) -> Option<T>,
+    ) -> Option<T> {
+        let missing = !self
+            .members
+            .iter()
+            .any(|(member, value)| member == name && value.get() != "null");
+        let value = read(self, name, faults);
+        if missing {
+            faults.add(self.pointer(name), "is required");
+        }
+        value
+    }
+
+    /// Any text of up to `bytes_max` bytes.
+    pub fn text(
+        &mut self,
+        name: &'static str,
+        bytes_max: usize,
+        faults: &mut Faults,
+    ) -> Option<String> {
+        let text: String = self.value(name, "a text", faults)?;
+        if text.len() > bytes_max {
+            let length = text.len();
+            faults.add(
+                self.pointer(name),
+                format!("has {length} bytes; at most {bytes_max} are allowed"),
+            );
+            return None;
+        }
+        Some(text)
+    }
+
+    /// An id or name: 1 to 256 characters, none of them a control character.
+    pub fn name(&mut self, name: &'static str, faults: &mut Faults) -> Option<String> {
+        let text: String = self.value(name, "a text", faults)?;
+        match ids::check_name(&text) {
+            Ok(()) => Some(text),
+            Err(error) => {
+                faults.add(self.pointer(name), error.to_string());
+                None
+            }
+        }
+    }
+
+    /// One of a list of words.
+    pub fn word<T>(
+        &mut self,
+        name: &'static str,
+        words: &[&str],
+        from_word: impl FnOnce(&str) -> Option<T>,
+        faults: &mut Faults,
+    ) -> Option<T> {
+        let text: String = self.value(name, "a text", faults)?;
+        let value = from_word(&text);
+        if value.is_none() {
+            faults.add(self.pointer(name), format!("must be one of: {}", words.join(", ")));
+        }
+        value
+    }
+
+    /// An RFC 3339 time.
+    pub fn time(&mut self, name: &'static str, faults: &mut Faults) -> Option<Timestamp> {
+        let text: String = self.value(name, "an RFC 3339 time", faults)?;
+        match Timestamp::parse(&text) {
+            Ok(time) => Some(time),
+            Err(error) => {
+                faults.add(self.pointer(name), error.to_string());
+                None
+            }
+        }
+    }
+
+    pub fn flag(&mut self, name: &'static str, faults: &mut Faults) -> Option<bool> {
+        self.value(name, "true or false", faults)
+    }
+
+    /// A member that is an object, to be taken apart in turn.
+    pub fn object(&mut self, name: &'static str, faults: &mut Faults) -> Option<Fields<'a>> {
+        let raw = self.raw(name, faults)?;
+        Fields::of(raw, &self.pointer(name), faults)
+    }
+
+    /// A member that is an object from names to texts, bounded.
+    pub fn texts(
+        &mut self,
+        name: &'static str,
+        entries_max: usize,
+        chars_max: usize,
+        faults: &mut Faults,
+    ) -> BTreeMap<String, String> {
+        let Some(fields) = self.object(name, faults) else {
+            return BTreeMap::new();
+        };
+        if fields.members.len() > entries_max {
+            faults.add(
+                &fields.pointer,
+                format!("has {} entries; at most {entries_max} are allowed", fields.members.len()),
+            );
+        }
+        let mut texts = BTreeMap::new();
+        for (key, value) in fields.members.iter().take(entries_max) {
+            let at = fields.pointer(key);
+            if let Err(error) = ids::check_name(key) {
+                faults.add(&at, format!("has a name that {error}"));
+            }
+            let Ok(text) = serde_json::from_str::<String>(value.get()) else {
+                faults.add(at, "must be a text");
+                continue;
+            };
+            let chars = text.chars().count();
+            if chars > chars_max {
+                faults.add(&at, format!("has {chars} characters; at most {chars_max} are allowed"));
+            }
+            if texts.insert(key.clone().into_owned(), text).is_some() {
+                faults.add(at, "appears more than once");
+            }
+        }
+        texts
+    }
+
+    /// A member that is an object and is passed on as it is.
+    pub fn verbatim_object(
+        &mut self,
+        name: &'static str,
+        bytes_max: usize,
+        faults: &mut Faults,
+    ) -> Option<&'a RawValue> {
+        let raw = self.verbatim(name, bytes_max, faults)?;
+        if raw.get().starts_with('{') {
+            return Some(raw);
+        }
+        faults.add(self.pointer(name), "must be an object");
+        None
+    }
+
+    /// A member of any kind that is passed on as it is.
+    pub fn verbatim(
+        &mut self,
+        name: &'static str,
+        bytes_max: usize,
+        faults: &mut Faults,
+    ) -> Option<&'a RawValue> {
+        let raw = self.raw(name, faults)?;
+        let length = raw.get().len();
+        if length <= bytes_max {
+            return Some(raw);
+        }
+        faults.add_oversize(
+            self.pointer(name),
+            Oversize {
+                bytes: length,
+                bytes_max,
+            },
+        );
+        None
+    }
+
+    /// Whatever was not asked for is a fault that names it, and what would be known.
+    pub fn finish(self, faults: &mut Faults) {
+        for (name, _) in &self.members {
+            if !self.known.contains(&name.as_ref()) {
+                let known = self.known.join(", ");
+                faults.add(self.pointer(name), format!("is not known here; known are: {known}"));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pointers(faults: &Faults) -> Vec<&str> {
+        faults.0.iter().map(|fault| fault.pointer.as_str()).collect()
+    }
+
+    #[test]
+    fn every_fault_is_found_at_once() {
+        let body = br#"{"a": 1, "b": "x", "t": "never", "o": {"deep": 1}, "extra/1": 0, "a": 2}"#;
+        let mut faults = Faults::default();
+        let mut fields = Fields::of(document(body).unwrap(), "", &mut faults).unwrap();
+
+        fields.name("a", &mut faults);
+        fields.required("missing", &mut faults, Fields::name);
+        fields.word("b", &["y", "z"], |_| None::<()>, &mut faults);
+        fields.time("t", &mut faults);
+        fields.object("o", &mut faults).unwrap().finish(&mut faults);
+        fields.finish(&mut faults);
+
+        assert_eq!(
+            pointers(&faults),
+            ["/a", "/a", "/missing", "/b", "/t", "/o/deep", "/extra~11"]
+        );
+    }
+
+    #[test]
+    fn a_passed_on_value_keeps_its_text() {
+        let body = br#"{"p": {"n": 1.10000000000000000001, "b": 1, "a": 2}}"#;
+        let mut faults = Faults::default();
+        let mut fields = Fields::of(document(body).unwrap(), "", &mut faults).unwrap();
+
+        let payload = fields.verbatim_object("p", 1000, &mut faults).unwrap();
+
+        assert_eq!(payload.get(), r#"{"n": 1.10000000000000000001, "b": 1, "a": 2}"#);
+        assert!(faults.is_empty());
+    }
+
+    #[test]
+    fn broken_texts_are_malformed_and_not_quoted() {
+        for body in [&b"{\"secret\""[..], b"", b"{} {}", b"\xff\xfe", b"nope-secret"] {
+            let Err(Unreadable::Malformed(detail)) = document(body) else {
+                panic!("{body:?} passed");
+            };
+            assert!(!detail.contains("secret"), "{detail}");
+        }
+    }
+
+    #[test]
+    fn ten_megabytes_of_brackets_are_refused() {
+        let body = "[".repeat(10 * 1024 * 1024);
+
+        assert!(matches!(document(body.as_bytes()), Err(Unreadable::Malformed(_))));
+        assert_eq!(nesting(r#"{"a": "[[[[\"[["}"#), 1);
+    }
+}
