@@ -1,6 +1,7 @@
 //! The notification ledger: see `README.md` and `ARCHITECTURE.md`.
 
 pub mod api;
+pub mod app;
 pub mod clock;
 pub mod config;
 pub mod domain;

@@ -28,6 +28,8 @@ pub struct Parts {
     pub surroundings: Surroundings,
     pub metrics: Metrics,
     pub limits: Limits,
+    /// How far a webhook's timestamp may be from now.
+    pub webhook_tolerance: Duration,
     /// The address from which providers reach this service, without a slash at the end.
     pub public_url: String,
     pub readiness: Readiness,
