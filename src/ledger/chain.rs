@@ -167,7 +167,7 @@ mod tests {
         assert_eq!(hex, KNOWN_HASH);
     }
 
-    const KNOWN_HASH: &str = "PLACEHOLDER";
+    const KNOWN_HASH: &str = "e18601e12826ab25775970d07750cc78f54e76bf1eb1c67f80715f3ab6f42b95";
 
     #[test]
     fn text_cannot_move_between_fields_unnoticed() {
