@@ -32,8 +32,12 @@ use crate::webhooks;
 const KEY_CHECK: &[u8] = b"notification-ledger";
 /// How often it is noted when keys were last used.
 const LAST_USE_INTERVAL: Duration = Duration::from_secs(30);
-/// Of the time for shutting down, what is kept for the lanes and the last notes.
+/// Of the time for shutting down, what is kept for all that follows the last answer.
 const SHUTDOWN_RESERVE: Duration = Duration::from_secs(2);
+/// Of that, what the last notes, the lanes and the database may each take. What remains is for
+/// whoever called, to hand over the last traces.
+const SHUTDOWN_STEP: Duration = Duration::from_millis(500);
+const _: () = assert!(SHUTDOWN_STEP.as_millis() * 3 < SHUTDOWN_RESERVE.as_millis());
 
 /// Why a service can't start.
 #[derive(Debug, thiserror::Error)]
@@ -287,6 +291,29 @@ impl Opened {
         }
     }
 
+    /// What handlers need. `public_url` is the address from which providers reach this service.
+    pub fn api_state(&self, config: &Config, rooms: &Rooms, public_url: String) -> ApiState {
+        ApiState::new(Parts {
+            ledger: rooms.ledger.clone(),
+            registry: rooms.registry.clone(),
+            database: self.database.clone(),
+            ledger_row: self.row.clone(),
+            master: Arc::clone(&self.master),
+            surroundings: self.surroundings.clone(),
+            metrics: rooms.metrics.clone(),
+            limits: Limits {
+                body_bytes_max: config.body_bytes_max,
+                bulk_body_bytes_max: config.bulk_body_bytes_max,
+                payload_bytes_max: config.payload_bytes_max,
+                body_timeout: config.body_timeout,
+                request_timeout: config.request_timeout,
+            },
+            webhook_tolerance: config.webhook_tolerance,
+            public_url,
+            readiness: Readiness::default(),
+        })
+    }
+
     /// The tables of tenants, keys and sources.
     pub fn registry(&self, config: &Config, metrics: &Metrics) -> Registry {
         Registry::new(
@@ -334,31 +361,14 @@ impl Service {
         let surroundings = Surroundings::system();
         let opened = open_or_create(config, &surroundings).await?;
         let rooms = opened.start(config, metrics);
-        let operator_key = first_operator_key(&rooms.registry).await?;
         let (listener, address) = listen(config).await?;
+        // Last of what may fail: the key is in this answer and nowhere else.
+        let operator_key = first_operator_key(&rooms.registry).await?;
         let public_url = config.public_url.as_ref().map_or_else(
             || format!("http://{address}"),
             |url| url.as_str().trim_end_matches('/').to_owned(),
         );
-        let state = ApiState::new(Parts {
-            ledger: rooms.ledger.clone(),
-            registry: rooms.registry.clone(),
-            database: opened.database.clone(),
-            ledger_row: opened.row.clone(),
-            master: Arc::clone(&opened.master),
-            surroundings,
-            metrics: metrics.clone(),
-            limits: Limits {
-                body_bytes_max: config.body_bytes_max,
-                bulk_body_bytes_max: config.bulk_body_bytes_max,
-                payload_bytes_max: config.payload_bytes_max,
-                body_timeout: config.body_timeout,
-                request_timeout: config.request_timeout,
-            },
-            webhook_tolerance: config.webhook_tolerance,
-            public_url,
-            readiness: Readiness::default(),
-        });
+        let state = opened.api_state(config, &rooms, public_url);
         note_last_use(&rooms);
         tracing::info!(
             server.address = %address,
@@ -412,13 +422,14 @@ impl Service {
             }
         };
         let database = self.state.database.clone();
-        store_last_use(&self.rooms.registry).await;
+        let noted = store_last_use(&self.rooms.registry);
+        let _ = tokio::time::timeout(SHUTDOWN_STEP, noted).await;
         let tasks = self.rooms.tasks.clone();
         // The lanes end when the last handle to the ledger is gone and their queues are empty.
         drop(self.state);
         drop(self.rooms);
-        let ended = tasks.stop(SHUTDOWN_RESERVE / 2).await;
-        let _ = tokio::time::timeout(SHUTDOWN_RESERVE / 2, database.close()).await;
+        let ended = tasks.stop(SHUTDOWN_STEP).await;
+        let _ = tokio::time::timeout(SHUTDOWN_STEP, database.close()).await;
         tracing::info!("stopped");
         Ok(finished && ended)
     }

@@ -7,10 +7,14 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::str::FromStr;
 
-use serde::de::{self, DeserializeOwned, Deserializer, MapAccess, Visitor};
+use serde::de::{
+    self, DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use crate::domain::ids;
 use crate::domain::time::Timestamp;
@@ -22,12 +26,18 @@ pub const DEPTH_MAX: usize = 96;
 /// Most faults listed. A body full of them is not worth a longer answer.
 const FAULTS_MAX: usize = 100;
 
+/// Most members of an object that are looked at. Far more than any object here has; without an
+/// end, a body of nothing but members would take many times its size in memory.
+const MEMBERS_MAX: usize = 1000;
+
 /// One thing wrong with a request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Fault {
     /// JSON pointer (RFC 6901) into the body; `?name` for a query parameter, a header's name for
     /// a header; empty for the whole.
+    #[schema(example = "/workflow_id")]
     pub pointer: String,
+    #[schema(example = "is required")]
     pub message: String,
     /// Set when a value is larger than its limit in bytes: callers are told with a status of its
     /// own.
@@ -57,7 +67,7 @@ pub struct Faults(Vec<Fault>);
 
 impl Faults {
     pub fn add(&mut self, pointer: impl Into<String>, message: impl Into<String>) {
-        if self.0.len() < FAULTS_MAX {
+        if !self.is_full() {
             self.0.push(Fault {
                 pointer: pointer.into(),
                 message: message.into(),
@@ -77,6 +87,11 @@ impl Faults {
 
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// What is found from now on is not listed any more.
+    fn is_full(&self) -> bool {
+        self.0.len() >= FAULTS_MAX
     }
 
     /// `value`, if nothing was wrong.
@@ -148,8 +163,11 @@ pub fn nesting(text: &str) -> usize {
     deepest
 }
 
-/// An object's members in their order, as raw text.
-struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+/// An object's members in their order, as raw text: the first ones, and how many there are.
+struct Members<'a> {
+    kept: Vec<(Cow<'a, str>, &'a RawValue)>,
+    count: usize,
+}
 
 impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -163,15 +181,62 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::with_capacity(16);
+                let mut members = Members {
+                    kept: Vec::with_capacity(16),
+                    count: 0,
+                };
                 while let Some(Name(name)) = map.next_key()? {
-                    members.push((name, map.next_value()?));
+                    let value = map.next_value()?;
+                    members.count += 1;
+                    if members.count <= MEMBERS_MAX {
+                        members.kept.push((name, value));
+                    }
                 }
-                Ok(Members(members))
+                Ok(members)
             }
         }
 
         deserializer.deserialize_map(Collect)
+    }
+}
+
+/// A list's items, as raw text: the first ones, and how many there are.
+#[derive(Debug)]
+pub struct Items<'a> {
+    pub kept: Vec<&'a RawValue>,
+    pub count: usize,
+}
+
+/// Reads a list, and keeps up to so many of its items.
+struct FirstItems(usize);
+
+impl<'de> DeserializeSeed<'de> for FirstItems {
+    type Value = Items<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for FirstItems {
+    type Value = Items<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut items = Items {
+            kept: Vec::new(),
+            count: 0,
+        };
+        while let Some(item) = list.next_element()? {
+            items.count += 1;
+            if items.count <= self.0 {
+                items.kept.push(item);
+            }
+        }
+        Ok(items)
     }
 }
 
@@ -219,9 +284,13 @@ impl<'a> Fields<'a> {
             return None;
         }
         match serde_json::from_str::<Members<'_>>(value.get()) {
-            Ok(Members(members)) => Some(Self {
+            Ok(Members { count, .. }) if count > MEMBERS_MAX => {
+                faults.add(pointer, format!("has {count} members; at most {MEMBERS_MAX} are allowed"));
+                None
+            }
+            Ok(Members { kept, .. }) => Some(Self {
                 pointer: pointer.to_owned(),
-                members,
+                members: kept,
                 known: Vec::with_capacity(16),
             }),
             Err(error) => {
@@ -312,6 +381,21 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// A text of a form of its own.
+    pub fn parsed<T>(&mut self, name: &'static str, faults: &mut Faults) -> Option<T>
+    where
+        T: FromStr<Err: fmt::Display>,
+    {
+        let text: String = self.value(name, "a text", faults)?;
+        match text.parse() {
+            Ok(value) => Some(value),
+            Err(error) => {
+                faults.add(self.pointer(name), error.to_string());
+                None
+            }
+        }
+    }
+
     /// One of a list of words.
     pub fn word<T>(
         &mut self,
@@ -348,6 +432,42 @@ impl<'a> Fields<'a> {
     pub fn object(&mut self, name: &'static str, faults: &mut Faults) -> Option<Fields<'a>> {
         let raw = self.raw(name, faults)?;
         Fields::of(raw, &self.pointer(name), faults)
+    }
+
+    /// A member that is a list, of which up to `items_max` items are kept. Whether there may be
+    /// more is for the caller to say.
+    pub fn items(
+        &mut self,
+        name: &'static str,
+        items_max: usize,
+        faults: &mut Faults,
+    ) -> Option<Items<'a>> {
+        let raw = self.raw(name, faults)?;
+        let mut reader = serde_json::Deserializer::from_str(raw.get());
+        let items = FirstItems(items_max).deserialize(&mut reader).ok();
+        if items.is_none() {
+            faults.add(self.pointer(name), "must be a list");
+        }
+        items
+    }
+
+    /// A member that is a list of texts, at most so many.
+    pub fn list(&mut self, name: &'static str, items_max: usize, faults: &mut Faults) -> Option<Vec<String>> {
+        let items = self.items(name, items_max, faults)?;
+        let at = self.pointer(name);
+        if items.count > items_max {
+            faults.add(at, format!("has {} entries; at most {items_max} are allowed", items.count));
+            return None;
+        }
+        let mut texts = Vec::with_capacity(items.count);
+        for (index, item) in items.kept.into_iter().enumerate() {
+            match serde_json::from_str(item.get()) {
+                Ok(text) => texts.push(text),
+                Err(_) => faults.add(format!("{at}/{index}"), "must be a text"),
+            }
+        }
+        // With one left out, the others would stand at wrong places.
+        (texts.len() == items.count).then_some(texts)
     }
 
     /// A member that is an object from names to texts, bounded.
@@ -427,9 +547,12 @@ impl<'a> Fields<'a> {
 
     /// Whatever was not asked for is a fault that names it, and what would be known.
     pub fn finish(self, faults: &mut Faults) {
+        let known = self.known.join(", ");
         for (name, _) in &self.members {
+            if faults.is_full() {
+                return;
+            }
             if !self.known.contains(&name.as_ref()) {
-                let known = self.known.join(", ");
                 faults.add(self.pointer(name), format!("is not known here; known are: {known}"));
             }
         }
@@ -461,6 +584,32 @@ mod tests {
             pointers(&faults),
             ["/a", "/a", "/missing", "/b", "/t", "/o/deep", "/extra~11"]
         );
+    }
+
+    #[test]
+    fn a_body_of_nothing_but_members_is_one_fault() {
+        let members = vec![r#""a":0"#; 100_000].join(",");
+        let body = format!("{{{members}}}");
+        let mut faults = Faults::default();
+
+        assert!(Fields::of(document(body.as_bytes()).unwrap(), "", &mut faults).is_none());
+
+        assert_eq!(faults.0[0].message, "has 100000 members; at most 1000 are allowed");
+    }
+
+    #[test]
+    fn a_list_says_which_of_its_entries_is_wrong() {
+        let body = br#"{"good": ["a", "b"], "mixed": ["a", 1, null], "long": [1, 2, 3, 4], "none": {}}"#;
+        let mut faults = Faults::default();
+        let mut fields = Fields::of(document(body).unwrap(), "", &mut faults).unwrap();
+
+        let good = fields.list("good", 3, &mut faults).unwrap();
+        for name in ["mixed", "long", "none"] {
+            assert_eq!(fields.list(name, 3, &mut faults), None, "{name}");
+        }
+
+        assert_eq!(good, ["a", "b"]);
+        assert_eq!(pointers(&faults), ["/mixed/1", "/mixed/2", "/long", "/none"]);
     }
 
     #[test]

@@ -14,10 +14,13 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
 use crate::domain::notification::Refusal;
 use crate::domain::state::Status;
 use crate::json::{Fault, Unreadable};
+use crate::ledger::record::LedgerPosition;
 use crate::ledger::registry::RegistryError;
 use crate::ledger::storage::StorageError;
 use crate::ledger::{CommandError, FromSealing, LedgerError};
@@ -25,6 +28,8 @@ use crate::telemetry::ErrorChain;
 
 /// How long an overloaded or disconnected service asks callers to wait.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How long whoever calls a paused webhook source is asked to wait: a person has to act first.
+const RETRY_AFTER_PAUSE: Duration = Duration::from_mins(5);
 
 /// Media type of every error.
 pub const PROBLEM_JSON: &str = "application/problem+json";
@@ -69,10 +74,66 @@ pub enum Problem {
     RequestTimeout,
     #[error("{0}")]
     Overloaded(&'static str),
+    #[error("the ledger has not come to position {position} within {} s", .waited.as_secs())]
+    ProjectionBehind {
+        position: LedgerPosition,
+        waited: Duration,
+    },
     #[error("{0}")]
     Unavailable(&'static str),
+    /// The sender keeps what it has to say and tries again, so nothing is lost.
+    #[error("this webhook source is paused; try again later")]
+    Paused,
     #[error("something went wrong in the service; the log has the details under this request id")]
     Internal,
+}
+
+/// Declares the codes, each with its name, status and title, and the list of all.
+macro_rules! codes {
+    ($($code:ident = $name:literal, $status:ident, $title:literal;)+) => {
+        /// What a problem is called in public. Names are stable; programs may rely on them.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Code {
+            $($code),+
+        }
+
+        impl Code {
+            pub const ALL: &'static [Self] = &[$(Self::$code),+];
+
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$code => $name),+ }
+            }
+
+            pub fn status(self) -> StatusCode {
+                match self { $(Self::$code => StatusCode::$status),+ }
+            }
+
+            pub fn title(self) -> &'static str {
+                match self { $(Self::$code => $title),+ }
+            }
+        }
+    };
+}
+
+codes! {
+    MalformedJson = "malformed_json", BAD_REQUEST, "The body is not valid JSON";
+    Unauthenticated = "unauthenticated", UNAUTHORIZED, "Authentication is needed";
+    Forbidden = "forbidden", FORBIDDEN, "This key may not do that";
+    NotFound = "not_found", NOT_FOUND, "There is no such thing here";
+    MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "The method is not allowed here";
+    RequestTimeout = "request_timeout", REQUEST_TIMEOUT, "The request took too long to arrive";
+    InvalidTransition = "invalid_transition", CONFLICT, "The notification's state does not allow it";
+    AlreadyExists = "already_exists", CONFLICT, "It exists already";
+    VersionMismatch = "version_mismatch", PRECONDITION_FAILED, "The stream has moved";
+    TooLarge = "too_large", PAYLOAD_TOO_LARGE, "Too large";
+    UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE, "Unsupported media type";
+    Invalid = "invalid", UNPROCESSABLE_ENTITY, "The request is not valid";
+    IdempotencyKeyReused = "idempotency_key_reused", UNPROCESSABLE_ENTITY, "The idempotency key was used before";
+    Internal = "internal", INTERNAL_SERVER_ERROR, "Internal error";
+    Overloaded = "overloaded", SERVICE_UNAVAILABLE, "Too busy just now";
+    ProjectionBehind = "projection_behind", SERVICE_UNAVAILABLE, "What was asked for has not been reached yet";
+    Unavailable = "unavailable", SERVICE_UNAVAILABLE, "Not available just now";
+    Paused = "paused", SERVICE_UNAVAILABLE, "The webhook source is paused";
 }
 
 fn summary(faults: &[Fault]) -> String {
@@ -83,20 +144,43 @@ fn summary(faults: &[Fault]) -> String {
     }
 }
 
-/// The document of RFC 9457 §3.1.
-#[derive(Debug, Serialize)]
+/// What went wrong (RFC 9457 §3.1).
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Problem)]
 pub struct ProblemDocument<'a> {
     #[serde(rename = "type")]
+    #[schema(example = "urn:notification-ledger:problem:invalid")]
     type_uri: String,
+    #[schema(example = "The request is not valid")]
     title: &'static str,
+    #[schema(example = 422)]
     status: u16,
+    /// For a person. Never repeats what was sent.
+    #[schema(example = "/workflow_id is required")]
     detail: String,
+    /// For programs: stable.
+    #[schema(schema_with = codes)]
     code: &'static str,
+    /// Under this the service's log knows the request.
     request_id: &'a str,
+    /// Of the notification, with `invalid_transition`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = statuses)]
     current_status: Option<&'static str>,
+    /// Everything wrong with the request, with `invalid`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Vec<Fault>)]
     errors: Option<&'a [Fault]>,
+}
+
+fn codes() -> Schema {
+    let names = Code::ALL.iter().map(|code| code.as_str());
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(names)).into()
+}
+
+fn statuses() -> Schema {
+    let names = Status::WORDS.iter().copied();
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(names)).into()
 }
 
 impl Problem {
@@ -125,61 +209,46 @@ impl Problem {
     }
 
     pub fn status(&self) -> StatusCode {
-        self.public().0
+        self.public().status()
     }
 
     /// Stable; programs may rely on it.
     pub fn code(&self) -> &'static str {
-        self.public().1
+        self.public().as_str()
     }
 
-    fn public(&self) -> (StatusCode, &'static str, &'static str) {
-        use StatusCode as S;
+    fn public(&self) -> Code {
         match self {
-            Self::MalformedJson(_) => (S::BAD_REQUEST, "malformed_json", "The body is not valid JSON"),
-            Self::Unauthenticated(_) => (S::UNAUTHORIZED, "unauthenticated", "Authentication is needed"),
-            Self::Forbidden(_) => (S::FORBIDDEN, "forbidden", "This key may not do that"),
-            Self::NotFound(_) => (S::NOT_FOUND, "not_found", "There is no such thing here"),
-            Self::MethodNotAllowed { .. } => {
-                (S::METHOD_NOT_ALLOWED, "method_not_allowed", "The method is not allowed here")
-            }
-            Self::InvalidTransition { .. } => {
-                (S::CONFLICT, "invalid_transition", "The notification's state does not allow it")
-            }
-            Self::AlreadyExists(_) => (S::CONFLICT, "already_exists", "It exists already"),
-            Self::VersionMismatch(_) => {
-                (S::PRECONDITION_FAILED, "version_mismatch", "The stream has moved")
-            }
-            Self::TooLarge { .. } => (S::PAYLOAD_TOO_LARGE, "too_large", "Too large"),
-            Self::UnsupportedMediaType { .. } => {
-                (S::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "Unsupported media type")
-            }
-            Self::Invalid(_) => (S::UNPROCESSABLE_ENTITY, "invalid", "The request is not valid"),
-            Self::IdempotencyKeyReused => (
-                S::UNPROCESSABLE_ENTITY,
-                "idempotency_key_reused",
-                "The idempotency key was used before",
-            ),
-            Self::RequestTimeout => {
-                (S::REQUEST_TIMEOUT, "request_timeout", "The request took too long")
-            }
-            Self::Overloaded(_) => (S::SERVICE_UNAVAILABLE, "overloaded", "Too busy just now"),
-            Self::Unavailable(_) => {
-                (S::SERVICE_UNAVAILABLE, "unavailable", "The database is not available")
-            }
-            Self::Internal => (S::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
+            Self::MalformedJson(_) => Code::MalformedJson,
+            Self::Unauthenticated(_) => Code::Unauthenticated,
+            Self::Forbidden(_) => Code::Forbidden,
+            Self::NotFound(_) => Code::NotFound,
+            Self::MethodNotAllowed { .. } => Code::MethodNotAllowed,
+            Self::InvalidTransition { .. } => Code::InvalidTransition,
+            Self::AlreadyExists(_) => Code::AlreadyExists,
+            Self::VersionMismatch(_) => Code::VersionMismatch,
+            Self::TooLarge { .. } => Code::TooLarge,
+            Self::UnsupportedMediaType { .. } => Code::UnsupportedMediaType,
+            Self::Invalid(_) => Code::Invalid,
+            Self::IdempotencyKeyReused => Code::IdempotencyKeyReused,
+            Self::RequestTimeout => Code::RequestTimeout,
+            Self::Overloaded(_) => Code::Overloaded,
+            Self::ProjectionBehind { .. } => Code::ProjectionBehind,
+            Self::Unavailable(_) => Code::Unavailable,
+            Self::Paused => Code::Paused,
+            Self::Internal => Code::Internal,
         }
     }
 
     /// The document a caller gets.
     pub fn document<'a>(&'a self, request_id: &'a str) -> ProblemDocument<'a> {
-        let (status, code, title) = self.public();
+        let code = self.public();
         ProblemDocument {
-            type_uri: format!("urn:notification-ledger:problem:{code}"),
-            title,
-            status: status.as_u16(),
+            type_uri: format!("urn:notification-ledger:problem:{}", code.as_str()),
+            title: code.title(),
+            status: code.status().as_u16(),
             detail: self.to_string(),
-            code,
+            code: code.as_str(),
             request_id,
             current_status: match self {
                 Self::InvalidTransition { current_status, .. } => Some(current_status.as_str()),
@@ -212,8 +281,11 @@ pub fn render(response: Response, request_id: &str) -> Response {
     let headers = &mut parts.headers;
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
     match problem.as_ref() {
-        Problem::Overloaded(_) | Problem::Unavailable(_) => {
+        Problem::Overloaded(_) | Problem::ProjectionBehind { .. } | Problem::Unavailable(_) => {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER.as_secs()));
+        }
+        Problem::Paused => {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_PAUSE.as_secs()));
         }
         Problem::Unauthenticated(_) => {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

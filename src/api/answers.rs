@@ -3,7 +3,8 @@
 //!
 //! The key is claimed first, then the work is done, then the answer is kept, sealed under the
 //! master key. A call that was interrupted in between is simply run again, so the work itself must
-//! be repeatable. Only successes are kept: a refused call changed nothing.
+//! be repeatable. Only successes are kept: a refused call changed nothing and is judged afresh
+//! when it is repeated. But its key stays claimed for what it asked.
 
 use std::future::Future;
 
@@ -14,6 +15,7 @@ use serde_json::value::RawValue;
 
 use super::notifications::{IDEMPOTENT_REPLAYED, LEDGER_POSITION};
 use super::state::ApiState;
+use crate::domain::time::Timestamp;
 use crate::ledger::record::TenantPlace;
 use crate::ledger::{Idempotency, LedgerError};
 use crate::problem::{Problem, internal};
@@ -55,7 +57,8 @@ impl Answer {
         self
     }
 
-    fn response(self, replayed: bool) -> Response {
+    /// Writes it out; `replayed` says that it was given before.
+    pub fn response(self, replayed: bool) -> Response {
         let json = HeaderValue::from_static("application/json");
         let body = self.body.get().to_owned();
         let mut response = ([(header::CONTENT_TYPE, json)], body).into_response();
@@ -72,6 +75,71 @@ impl Answer {
     }
 }
 
+/// Whose turn it is.
+#[derive(Debug)]
+pub enum Turn {
+    /// Somebody was answered under this key before: here is the answer again.
+    Answered(Response),
+    /// The key is claimed, and the work is to be done.
+    Claimed {
+        /// When the key was first claimed.
+        since: Timestamp,
+        /// By an earlier call, which was refused or interrupted, or is still under way.
+        earlier: bool,
+    },
+}
+
+/// Claims an idempotency key, unless it has led to an answer.
+///
+/// # Errors
+///
+/// [`Problem::IdempotencyKeyReused`] if it was used for another request.
+pub async fn claim(
+    state: &ApiState,
+    tenant: &TenantPlace,
+    claim: &Idempotency,
+) -> Result<Turn, Problem> {
+    let known = state.ledger.kept_answer(tenant, claim).await?;
+    let earlier = known.is_some();
+    let record = match known {
+        Some(record) => record,
+        None => state.ledger.keep_answer(tenant, claim, None).await?,
+    };
+    if record.command.is_some() {
+        return Err(Problem::IdempotencyKeyReused);
+    }
+    match record.answer {
+        Some(kept) => again(state, &context(tenant, claim), &kept).map(Turn::Answered),
+        None => Ok(Turn::Claimed {
+            since: record.recorded_at,
+            earlier,
+        }),
+    }
+}
+
+/// Keeps the answer under the claim, and gives it; or the one that another call with the same key
+/// has kept meanwhile.
+///
+/// # Errors
+///
+/// [`Problem::IdempotencyKeyReused`] if the key was used for another request.
+pub async fn keep(
+    state: &ApiState,
+    tenant: &TenantPlace,
+    claim: &Idempotency,
+    answer: Answer,
+) -> Result<Response, Problem> {
+    let context = context(tenant, claim);
+    let text = serde_json::to_vec(&answer).map_err(|error| internal(&error))?;
+    let sealed = state.master.wrap(&context, &text).map_err(LedgerError::from)?;
+    let standing = state.ledger.keep_answer(tenant, claim, Some(sealed.clone())).await?;
+    match standing.answer {
+        // Another call with the same key was quicker: there is only one first answer.
+        Some(first) if first != sealed => again(state, &context, &first),
+        _ => Ok(answer.response(false)),
+    }
+}
+
 /// Runs `work` and keeps its answer under the claim, or gives the kept answer again.
 ///
 /// # Errors
@@ -80,30 +148,21 @@ impl Answer {
 pub async fn once(
     state: &ApiState,
     tenant: &TenantPlace,
-    claim: Option<Idempotency>,
+    key: Option<Idempotency>,
     work: impl Future<Output = Result<Answer, Problem>>,
 ) -> Result<Response, Problem> {
-    let Some(claim) = claim else {
+    let Some(key) = key else {
         return Ok(work.await?.response(false));
     };
-    let context = format!("answer/{}/{}", tenant.tenant_id, claim.key);
-    let record = state.ledger.kept_answer(tenant, &claim).await?;
-    if record.as_ref().is_some_and(|record| record.command.is_some()) {
-        return Err(Problem::IdempotencyKeyReused);
+    match claim(state, tenant, &key).await? {
+        Turn::Answered(response) => Ok(response),
+        Turn::Claimed { .. } => keep(state, tenant, &key, work.await?).await,
     }
-    if let Some(kept) = record.and_then(|record| record.answer) {
-        return again(state, &context, &kept);
-    }
-    state.ledger.keep_answer(tenant, &claim, None).await?;
-    let answer = work.await?;
-    let text = serde_json::to_vec(&answer).map_err(|error| internal(&error))?;
-    let sealed = state.master.wrap(&context, &text).map_err(LedgerError::from)?;
-    let standing = state.ledger.keep_answer(tenant, &claim, Some(sealed.clone())).await?;
-    match standing.answer {
-        // Another call with the same key was quicker: there is only one first answer.
-        Some(first) if first != sealed => again(state, &context, &first),
-        _ => Ok(answer.response(false)),
-    }
+}
+
+/// An answer opens only as the one to this key.
+fn context(tenant: &TenantPlace, claim: &Idempotency) -> String {
+    format!("answer/{}/{}", tenant.tenant_id, claim.key)
 }
 
 fn again(state: &ApiState, context: &str, kept: &str) -> Result<Response, Problem> {

@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::domain::event::{
     Audience, BounceType, Category, Classification, Context, Fact, Interaction, MessageRef,
-    Priority, Report, Requested, Severity,
+    Priority, Report, Requested, Severity, words,
 };
 use crate::domain::ids::{self, SubscriberId, WorkflowId};
 use crate::domain::notification::Action;
@@ -32,7 +32,7 @@ pub const ADDRESSES_MAX: usize = 32;
 pub const ATTEMPT_MAX: u32 = 1_000_000;
 
 /// What one call asks for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Wish {
     pub action: Action,
     /// When it happened, if the caller says.
@@ -45,44 +45,37 @@ pub struct Wish {
     pub causation_id: Option<String>,
 }
 
-/// The calls that act on a notification, by the last word of their path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CommandName {
-    Request,
-    Queue,
-    Retract,
-    Sent,
-    Delivered,
-    Bounced,
-    Failed,
-    Seen,
-    Read,
-    Interacted,
-    Suppressed,
-}
+words!(
+    /// The calls about a notification, by the last word of their path; in bulk, by their `type`.
+    CommandName {
+        Request = "request",
+        Queue = "queue",
+        Retract = "retract",
+        Sent = "sent",
+        Delivered = "delivered",
+        Bounced = "bounced",
+        Failed = "failed",
+        Seen = "seen",
+        Read = "read",
+        Interacted = "interacted",
+        Suppressed = "suppressed",
+    }
+);
 
 impl CommandName {
-    /// Every word, in the order of the contract.
-    pub const WORDS: [&'static str; 11] = [
-        "request", "queue", "retract", "sent", "delivered", "bounced", "failed", "seen", "read",
-        "interacted", "suppressed",
-    ];
-
-    pub fn from_word(word: &str) -> Option<Self> {
-        Some(match word {
-            "request" => Self::Request,
-            "queue" => Self::Queue,
-            "retract" => Self::Retract,
-            "sent" => Self::Sent,
-            "delivered" => Self::Delivered,
-            "bounced" => Self::Bounced,
-            "failed" => Self::Failed,
-            "seen" => Self::Seen,
-            "read" => Self::Read,
-            "interacted" => Self::Interacted,
-            "suppressed" => Self::Suppressed,
-            _ => return None,
-        })
+    /// Reports what happened, rather than wishing for something.
+    pub fn is_fact(self) -> bool {
+        match self {
+            Self::Request | Self::Queue | Self::Retract => false,
+            Self::Sent
+            | Self::Delivered
+            | Self::Bounced
+            | Self::Failed
+            | Self::Seen
+            | Self::Read
+            | Self::Interacted
+            | Self::Suppressed => true,
+        }
     }
 }
 
@@ -240,24 +233,13 @@ fn subscriber(fields: &mut Fields<'_>, faults: &mut Faults) -> Option<(Subscribe
 }
 
 fn channels(fields: &mut Fields<'_>, faults: &mut Faults) -> Vec<String> {
-    let named: Vec<serde_json::Value> = fields
-        .value("channels", "a list of channel names", faults)
-        .unwrap_or_default();
+    let channels = fields.list("channels", CHANNELS_MAX, faults).unwrap_or_default();
     let at = fields.pointer("channels");
-    if named.len() > CHANNELS_MAX {
-        faults.add(&at, format!("has {} entries; at most {CHANNELS_MAX} are allowed", named.len()));
-        return Vec::new();
-    }
-    let mut channels = Vec::with_capacity(named.len());
-    for (index, name) in named.into_iter().enumerate() {
-        match name {
-            serde_json::Value::String(name) if ids::check_slug(&name).is_ok() => {
-                if channels.contains(&name) {
-                    faults.add(format!("{at}/{index}"), "names a channel a second time");
-                }
-                channels.push(name);
-            }
-            _ => faults.add(format!("{at}/{index}"), not_a_channel()),
+    for (index, name) in channels.iter().enumerate() {
+        if ids::check_slug(name).is_err() {
+            faults.add(format!("{at}/{index}"), not_a_channel());
+        } else if channels[..index].contains(name) {
+            faults.add(format!("{at}/{index}"), "names a channel a second time");
         }
     }
     channels

@@ -1,10 +1,12 @@
-//! Many commands in one call: a JSON list, or a stream of lines of any length.
+//! Many commands in one call: a JSON list, or a stream of lines of any length. The command line's
+//! `import` is such a stream too, and takes the same way.
 //!
 //! Each item stands alone. Items about the same notification are carried out in their order, so
 //! one may refer to a `request` before it; others run side by side and share group commits.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -16,6 +18,7 @@ use http_body_util::BodyExt;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
+use utoipa::ToSchema;
 
 use super::answers::{self, Answer};
 use super::body::{self, CommandName, Wish};
@@ -23,10 +26,11 @@ use super::notifications::{Call, carry_out, success};
 use super::request::{
     Caller, JSON, RequestId, check_idempotency_key, fingerprint, idempotency, media_type, read_body,
 };
+use super::schema::{Command, Commands};
 use super::state::ApiState;
 use crate::domain::ids::StreamId;
 use crate::json::{self, Faults, Fields};
-use crate::ledger::record::{Hash, TenantPlace};
+use crate::ledger::record::{Hash, Provenance, TenantPlace};
 use crate::ledger::registry::Scope;
 use crate::ledger::Idempotency;
 use crate::problem::{Problem, ProblemDocument};
@@ -39,17 +43,22 @@ const AT_ONCE: usize = 512;
 /// Finished windows of results that may wait for a slow reader.
 const RESULTS_WAITING: usize = 4;
 
+/// The first pause before an item is tried again; each is twice as long as the one before. In all
+/// it is about half a minute: long enough for a database to start again.
+const RETRY_PAUSE_MIN: Duration = Duration::from_millis(250);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
+
 /// Media type of a stream of lines.
 pub const NDJSON: &str = "application/x-ndjson";
 
 /// The answer to a JSON list.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Results<'a> {
     results: Vec<ItemResult<'a>>,
 }
 
 /// One line of the answer.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 enum ItemResult<'a> {
     Done {
@@ -71,15 +80,22 @@ enum ItemResult<'a> {
 }
 
 /// What became of one item.
-struct Outcome {
+pub(crate) struct Outcome {
     index: usize,
-    result: Result<Success, Problem>,
+    pub(crate) result: Result<Success, Problem>,
 }
 
-struct Success {
+pub(crate) struct Success {
     status: StatusCode,
-    done: crate::ledger::Done<crate::domain::notification::Notification>,
+    pub(crate) done: crate::ledger::Done<crate::domain::notification::Notification>,
     is_fact: bool,
+}
+
+/// What became of some lines of a stream, in their order.
+pub(crate) struct Finished {
+    /// The number of each line, counted from 1, empty lines included.
+    pub(crate) lines: Vec<usize>,
+    pub(crate) outcomes: Vec<Outcome>,
 }
 
 /// An item that was read.
@@ -93,16 +109,47 @@ struct Item {
 
 /// On whose behalf the items run.
 #[derive(Clone)]
-struct Bulk {
-    state: ApiState,
-    caller: Caller,
-    tenant: TenantPlace,
-    request_id: String,
+pub(crate) struct Bulk {
+    pub(crate) state: ApiState,
+    pub(crate) provenance: Provenance,
+    pub(crate) tenant: TenantPlace,
+    pub(crate) request_id: String,
     /// The call's own idempotency key: each item gets one that follows from it.
-    key: Option<String>,
+    pub(crate) key: Option<String>,
+    pub(crate) patience: Patience,
 }
 
-/// `POST /v1/commands`
+/// What happens to an item for which there is no room, or no database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// The caller is told, and decides.
+    None,
+    /// It is tried again for a while, if a second time can do no harm. What comes after it waits.
+    Retry,
+}
+
+/// Carry out many commands
+///
+/// Up to 1,000 in a JSON list, or any number as lines of `application/x-ndjson`, answered by lines
+/// in the same order while they still come in: read the answer while you send. Items are decided
+/// in order, and each stands alone. The `problem` of an item has pointers into that item. Needs the
+/// scope `write`.
+#[utoipa::path(
+    post,
+    path = "/v1/commands",
+    tag = "Commands",
+    operation_id = "carry_out_commands",
+    request_body(content((Commands = "application/json"), (Command = "application/x-ndjson"))),
+    responses((
+        status = 200,
+        description = "What became of each command, in their order.",
+        content((Results<'static> = "application/json"), (ItemResult<'static> = "application/x-ndjson")),
+        headers(
+            ("Ledger-Position" = String, description = "For `Ledger-Min-Position`: a read that sends it sees all of this."),
+            ("Idempotent-Replayed" = String, description = "`true` if this is the first answer again."),
+        ),
+    )),
+)]
 pub async fn commands(
     State(state): State<ApiState>,
     caller: Caller,
@@ -114,8 +161,9 @@ pub async fn commands(
         tenant: caller.tenant(&state, Scope::Write)?.clone(),
         request_id: request_id.0,
         key: idempotency(&headers, "", "", &[])?.map(|idempotency| idempotency.key),
+        provenance: caller.provenance(None, None),
         state,
-        caller,
+        patience: Patience::None,
     };
     match media_type(&headers).as_deref() {
         Some(JSON) => bulk.list(&headers, body).await,
@@ -151,20 +199,22 @@ impl Bulk {
 
     /// One command a line, as many as there are; results in the same order, as they come.
     fn stream(self, body: Body) -> Response {
-        let (results, lines) = mpsc::channel::<Bytes>(RESULTS_WAITING);
+        let (results, finished) = mpsc::channel::<Finished>(RESULTS_WAITING);
+        let request_id = self.request_id.clone();
         // Runs inside the response's body: if the caller leaves, no further line is read.
         let work = async move { self.work_off(body, results).await };
-        let output = stream::unfold((lines, Box::pin(work), false), |(mut lines, mut work, mut over)| async move {
+        let output = stream::unfold((finished, Box::pin(work), false), |(mut finished, mut work, mut over)| async move {
             loop {
                 tokio::select! {
                     biased;
-                    line = lines.recv() => {
-                        return line.map(|line| (Ok::<_, Infallible>(line), (lines, work, over)));
+                    window = finished.recv() => {
+                        return window.map(|window| (window, (finished, work, over)));
                     }
                     () = &mut work, if !over => over = true,
                 }
             }
         });
+        let output = output.map(move |window| Ok::<_, Infallible>(window.shown(&request_id)));
         (
             [(header::CONTENT_TYPE, HeaderValue::from_static(NDJSON))],
             Body::from_stream(output),
@@ -172,7 +222,9 @@ impl Bulk {
             .into_response()
     }
 
-    async fn work_off(&self, body: Body, results: mpsc::Sender<Bytes>) {
+    /// Reads lines and carries them out, window by window, until they end or nobody listens to
+    /// the results.
+    pub(crate) async fn work_off(&self, body: Body, results: mpsc::Sender<Finished>) {
         let limits = self.state.limits;
         let mut lines = Lines::new(body, limits.body_bytes_max);
         let mut index = 0;
@@ -181,38 +233,42 @@ impl Bulk {
                 Ok(window) => window,
                 Err(_) => Window::Broken(Problem::RequestTimeout),
             };
-            let (items, over) = match window {
+            let (numbers, items, over) = match window {
                 Window::Lines(lines) => {
+                    let numbers: Vec<_> = lines.iter().map(|line| line.number).collect();
                     let items: Vec<_> = (index..)
                         .zip(lines)
-                        .map(|(index, line)| self.read_line(index, line))
+                        .map(|(index, line)| self.read_line(index, line.content))
                         .collect();
-                    (items, false)
+                    (numbers, items, false)
                 }
-                Window::Broken(problem) => (vec![Err(Outcome { index, result: Err(problem) })], true),
+                Window::Broken(problem) => {
+                    let broken = Outcome {
+                        index,
+                        result: Err(problem),
+                    };
+                    (vec![lines.number + 1], vec![Err(broken)], true)
+                }
                 Window::End => return,
             };
             index += items.len();
-            let outcomes = self.carry_out(items).await;
-            let mut text = Vec::new();
-            for outcome in &outcomes {
-                // A result is text and numbers; there is nothing that could fail to serialise.
-                let _ = serde_json::to_writer(&mut text, &outcome.shown(&self.request_id));
-                text.push(b'\n');
-            }
-            if results.send(text.into()).await.is_err() || over {
+            let finished = Finished {
+                lines: numbers,
+                outcomes: self.carry_out(items).await,
+            };
+            if results.send(finished).await.is_err() || over {
                 return;
             }
         }
     }
 
-    fn read_line(&self, index: usize, line: Line) -> Result<Item, Outcome> {
+    fn read_line(&self, index: usize, line: Content) -> Result<Item, Outcome> {
         let result = match line {
-            Line::Text(text) => match json::document(&text) {
+            Content::Text(text) => match json::document(&text) {
                 Ok(command) => return self.read(index, command),
                 Err(unreadable) => Err(unreadable.into()),
             },
-            Line::TooLong { bytes_max } => Err(Problem::TooLarge {
+            Content::TooLong { bytes_max } => Err(Problem::TooLarge {
                 what: "the line".to_owned(),
                 size: format!("more than {bytes_max} bytes"),
                 limit: bytes_max,
@@ -314,24 +370,63 @@ impl Bulk {
     async fn carry_out_chain(&self, chain: Vec<Item>) -> Vec<Outcome> {
         let mut outcomes = Vec::with_capacity(chain.len());
         for item in chain {
-            let call = Call {
-                caller: &self.caller,
-                tenant: &self.tenant,
-                idempotency: item.idempotency,
-                expected_version: None,
-            };
-            let status = success(&item.wish.action);
-            let done = carry_out(&self.state, &call, item.target, item.wish).await;
             outcomes.push(Outcome {
                 index: item.index,
-                result: done.map(|done| Success {
-                    status,
-                    done,
-                    is_fact: item.is_fact,
-                }),
+                result: self.carry_out_item(item).await,
             });
         }
         outcomes
+    }
+
+    async fn carry_out_item(&self, item: Item) -> Result<Success, Problem> {
+        let call = Call {
+            provenance: &self.provenance,
+            tenant: &self.tenant,
+            idempotency: item.idempotency,
+            expected_version: None,
+        };
+        let status = success(&item.wish.action);
+        // A fact that is on record is recognised by what it says.
+        let repeatable = item.is_fact || call.idempotency.is_some();
+        let spare = (self.patience == Patience::Retry).then(|| item.wish.clone());
+        let mut result = carry_out(&self.state, &call, item.target, item.wish).await;
+        if let Some(wish) = spare {
+            let mut pause = RETRY_PAUSE_MIN;
+            while pause < RETRY_PAUSE_MAX
+                && result.as_ref().is_err_and(|problem| may_retry(problem, repeatable))
+            {
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+                result = carry_out(&self.state, &call, item.target, wish.clone()).await;
+            }
+        }
+        result.map(|done| Success {
+            status,
+            done,
+            is_fact: item.is_fact,
+        })
+    }
+}
+
+/// Where there was no room, nothing was done. Where the database failed, nobody knows.
+fn may_retry(problem: &Problem, repeatable: bool) -> bool {
+    match problem {
+        Problem::Overloaded(_) => true,
+        Problem::Unavailable(_) => repeatable,
+        _ => false,
+    }
+}
+
+impl Finished {
+    /// The results as lines.
+    fn shown(&self, request_id: &str) -> Bytes {
+        let mut text = Vec::new();
+        for outcome in &self.outcomes {
+            // A result is text and numbers; there is nothing that could fail to serialise.
+            let _ = serde_json::to_writer(&mut text, &outcome.shown(request_id));
+            text.push(b'\n');
+        }
+        text.into()
     }
 }
 
@@ -403,7 +498,12 @@ fn commands_in(body: &[u8]) -> Result<Vec<&RawValue>, Problem> {
 }
 
 /// A line of a stream.
-enum Line {
+struct Line {
+    number: usize,
+    content: Content,
+}
+
+enum Content {
     Text(Bytes),
     TooLong { bytes_max: usize },
 }
@@ -420,6 +520,8 @@ struct Lines {
     body: Body,
     line_bytes_max: usize,
     buffer: BytesMut,
+    /// Of the last line that was complete, counted from 1.
+    number: usize,
     /// The current line was too long: what follows is thrown away up to its end.
     skipping: bool,
     ended: bool,
@@ -431,6 +533,7 @@ impl Lines {
             body,
             line_bytes_max,
             buffer: BytesMut::new(),
+            number: 0,
             skipping: false,
             ended: false,
         }
@@ -467,39 +570,44 @@ impl Lines {
     }
 
     fn next_line(&mut self) -> Option<Line> {
+        let bytes_max = self.line_bytes_max;
         loop {
             let end = self.buffer.iter().position(|byte| *byte == b'\n');
-            let line = match end {
+            let text = match end {
                 Some(end) => {
-                    let line = self.buffer.split_to(end + 1);
-                    line.freeze().slice(..end)
+                    let text = self.buffer.split_to(end + 1);
+                    text.freeze().slice(..end)
                 }
-                None if self.buffer.len() > self.line_bytes_max => {
+                None if self.buffer.len() > bytes_max => {
                     self.buffer.clear();
-                    let first = !self.skipping;
-                    self.skipping = true;
-                    if first {
-                        return Some(Line::TooLong {
-                            bytes_max: self.line_bytes_max,
-                        });
+                    if std::mem::replace(&mut self.skipping, true) {
+                        return None;
                     }
-                    return None;
+                    return Some(Line {
+                        number: self.number + 1,
+                        content: Content::TooLong { bytes_max },
+                    });
                 }
                 None if self.ended && !self.buffer.is_empty() => self.buffer.split().freeze(),
                 None => return None,
             };
+            self.number += 1;
             if self.skipping {
                 // The rest of a line that has had its answer.
                 self.skipping = false;
                 continue;
             }
-            if line.len() > self.line_bytes_max {
-                return Some(Line::TooLong {
-                    bytes_max: self.line_bytes_max,
+            if text.len() > bytes_max {
+                return Some(Line {
+                    number: self.number,
+                    content: Content::TooLong { bytes_max },
                 });
             }
-            if !line.iter().all(u8::is_ascii_whitespace) {
-                return Some(Line::Text(line));
+            if !text.iter().all(u8::is_ascii_whitespace) {
+                return Some(Line {
+                    number: self.number,
+                    content: Content::Text(text),
+                });
             }
         }
     }

@@ -1,65 +1,85 @@
 //! A tenant's whole log, in order, page by page.
 
+use std::collections::BTreeSet;
+
 use axum::extract::State;
 use axum::response::Response;
-use axum_extra::extract::Query;
-use serde::{Deserialize, Serialize};
+use http::HeaderMap;
+use serde::Deserialize;
+use utoipa::IntoParams;
 
-use super::notifications::{bad_query, json_response};
-use super::request::Caller;
+use super::freshness::caught_up;
+use super::notifications::json_response;
+use super::page::{Page, cut, page_limit};
+use super::request::{Caller, Parameters, parse_time};
+use super::schema;
 use super::state::ApiState;
 use super::view::{self, EventView};
 use crate::domain::event::names;
+use crate::domain::ids::check_name;
 use crate::domain::time::Timestamp;
 use crate::json::Faults;
-use crate::ledger::record::{LedgerPosition, Position, TenantPlace};
+use crate::ledger::record::{LedgerPosition, Position, RecordedEvent, TenantPlace};
 use crate::ledger::registry::Scope;
 use crate::ledger::storage::LogQuery;
 use crate::problem::Problem;
 
-/// Entries of a page, unless the caller says.
-pub const PAGE_DEFAULT: i64 = 50;
-/// Most entries of a page.
-pub const PAGE_MAX: i64 = 200;
+/// Most subscribers one call asks for.
+const SUBSCRIBERS_MAX: usize = 100;
 
 /// Query of `GET /v1/events`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
 pub struct LogParameters {
+    /// Begin after this position.
+    #[param(example = "0-0")]
     after: Option<String>,
+    /// `next_cursor` of the page before.
     cursor: Option<String>,
+    /// Entries of a page.
+    #[param(schema_with = schema::limit)]
     limit: Option<String>,
+    /// Only events of these types; commas or repetition.
+    #[param(schema_with = schema::event_type_list, style = Form, explode)]
     types: Vec<String>,
+    /// Only events about these subscribers; repetition. At most 100.
+    #[param(style = Form, explode)]
     subscriber_id: Vec<String>,
+    /// Recorded at this time or later.
+    #[param(value_type = Option<Timestamp>)]
     from: Option<String>,
+    /// Recorded before this time.
+    #[param(value_type = Option<Timestamp>)]
     to: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
-struct Page {
-    data: Vec<EventView>,
-    next_cursor: Option<String>,
-}
-
-/// `GET /v1/events`
+/// Read the log
+///
+/// Every event of the tenant, in the order of the ledger. Needs the scope `read`.
+#[utoipa::path(
+    get,
+    path = "/v1/events",
+    tag = "Audit",
+    operation_id = "list_events",
+    params(LogParameters),
+    responses((status = 200, description = "A page of events.", body = Page<EventView>)),
+)]
 pub async fn list(
     State(state): State<ApiState>,
     caller: Caller,
-    query: Result<Query<LogParameters>, axum_extra::extract::QueryRejection>,
+    Parameters(query): Parameters<LogParameters>,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let tenant = caller.tenant(&state, Scope::Read)?;
-    let query = query.map_err(|error| bad_query(&error))?.0;
     let mut wanted = log_query(tenant, query)?;
+    caught_up(&state, tenant, &headers).await?;
     let limit = wanted.limit;
     // One more than asked for says whether there is a next page.
     wanted.limit += 1;
     let mut events = state.ledger.tenant_log(&wanted).await?;
-    let more = i64::try_from(events.len()).unwrap_or(i64::MAX) > limit;
-    events.truncate(usize::try_from(limit).unwrap_or_default());
-    let next_cursor = events
-        .last()
-        .filter(|_| more)
-        .map(|event| event.ledger_position().to_string());
+    let position = |event: &RecordedEvent| event.ledger_position().to_string();
+    let next_cursor = cut(&mut events, limit, position);
     let mut data = Vec::with_capacity(events.len());
     for event in &events {
         let stream = tenant.stream(event.stream_id);
@@ -81,12 +101,15 @@ fn log_query(tenant: &TenantPlace, query: LogParameters) -> Result<LogQuery, Pro
             Some(Err(error)) => faults.add(name, error.to_string()),
         }
     }
-    let event_types: Vec<String> = query
-        .types
-        .iter()
-        .flat_map(|types| types.split(','))
-        .map(ToOwned::to_owned)
-        .collect();
+    if query.subscriber_id.len() > SUBSCRIBERS_MAX {
+        let count = query.subscriber_id.len();
+        faults.add("?subscriber_id", format!("comes {count} times; at most {SUBSCRIBERS_MAX} are allowed"));
+    }
+    for error in query.subscriber_id.iter().filter_map(|id| check_name(id).err()) {
+        faults.add("?subscriber_id", error.to_string());
+    }
+    let named = query.types.iter().flat_map(|types| types.split(','));
+    let event_types: BTreeSet<String> = named.map(ToOwned::to_owned).collect();
     for unknown in event_types.iter().filter(|name| !names::ALL.contains(&name.as_str())) {
         let name: String = unknown.chars().take(64).collect();
         faults.add("?types", format!("`{name}` is no event type; known are: {}", names::ALL.join(", ")));
@@ -102,7 +125,7 @@ fn log_query(tenant: &TenantPlace, query: LogParameters) -> Result<LogQuery, Pro
         tenant_id: tenant.tenant_id.clone(),
         after,
         until: Position(i64::MAX),
-        event_types,
+        event_types: event_types.into_iter().collect(),
         subscriber_ids: query.subscriber_id,
         from,
         to,
@@ -113,26 +136,12 @@ fn log_query(tenant: &TenantPlace, query: LogParameters) -> Result<LogQuery, Pro
 
 /// A time in a query, or what it is when left out.
 fn time(name: &str, text: Option<&str>, otherwise: Timestamp, faults: &mut Faults) -> Timestamp {
-    match text.map(Timestamp::parse) {
+    match text.map(parse_time) {
         None => otherwise,
         Some(Ok(time)) => time,
         Some(Err(error)) => {
             faults.add(name, error.to_string());
             otherwise
-        }
-    }
-}
-
-/// `limit` of a page: 1 to 200.
-pub fn page_limit(text: Option<&str>, faults: &mut Faults) -> i64 {
-    let Some(text) = text else {
-        return PAGE_DEFAULT;
-    };
-    match text.parse() {
-        Ok(limit) if (1..=PAGE_MAX).contains(&limit) => limit,
-        _ => {
-            faults.add("?limit", format!("must be a whole number from 1 to {PAGE_MAX}"));
-            PAGE_DEFAULT
         }
     }
 }

@@ -8,32 +8,80 @@
 //! a read, or says so.
 
 pub mod answers;
+pub mod arrival;
 pub mod body;
 pub mod bulk;
+pub mod content;
+pub mod docs;
 pub mod events;
+pub mod freshness;
+pub mod history;
+pub mod keys;
+pub mod ledger;
 pub mod notifications;
 pub mod observe;
+pub mod openapi;
 pub mod operation;
+pub mod page;
+pub mod quarantine;
 pub mod request;
+pub mod schema;
+pub mod sources;
 pub mod state;
+pub mod tenants;
 pub mod view;
 
 use axum::Router;
 use axum::routing::{get, post};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 pub use state::{ApiState, Limits, Parts, Readiness};
 
 /// Every route of our own API. [`observe::observe`] still has to be put around it.
 pub fn router() -> Router<ApiState> {
-    Router::new()
-        .route("/v1/notifications", post(notifications::request))
-        .route("/v1/notifications/{id}", get(notifications::show))
-        .route("/v1/notifications/{id}/events", get(notifications::events))
-        .route("/v1/notifications/{id}/{command}", post(notifications::command))
-        .route("/v1/commands", post(bulk::commands))
-        .route("/v1/events", get(events::list))
-        .route("/healthz", get(operation::healthz))
-        .route("/readyz", get(operation::readyz))
-        .route("/metrics", get(operation::metrics))
+    Router::from(documented())
+        .route("/v1/webhook-sources", get(sources::list).post(sources::create))
+        .route(
+            "/v1/webhook-sources/{id}",
+            get(sources::show).patch(sources::change).delete(sources::delete),
+        )
+        .route("/v1/webhook-quarantine", get(quarantine::list))
+        .route(
+            "/v1/webhook-quarantine/{id}",
+            get(quarantine::show).delete(quarantine::delete),
+        )
+        .route("/v1/webhook-quarantine/{id}/retry", post(quarantine::retry))
+        .route("/openapi.json", get(docs::document))
+        .route("/docs", get(docs::page))
+        .route("/docs/{*file}", get(docs::file))
         .fallback(observe::not_found)
+}
+
+/// The routes that bring their description with them.
+fn documented() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::default()
+        .routes(routes!(notifications::request))
+        .routes(routes!(history::show))
+        .routes(routes!(history::events))
+        .routes(routes!(notifications::queue))
+        .routes(routes!(notifications::retract))
+        .routes(routes!(notifications::sent))
+        .routes(routes!(notifications::delivered))
+        .routes(routes!(notifications::bounced))
+        .routes(routes!(notifications::failed))
+        .routes(routes!(notifications::seen))
+        .routes(routes!(notifications::read))
+        .routes(routes!(notifications::interacted))
+        .routes(routes!(notifications::suppressed))
+        .routes(routes!(bulk::commands))
+        .routes(routes!(events::list))
+        .routes(routes!(tenants::create, tenants::list))
+        .routes(routes!(tenants::show))
+        .routes(routes!(keys::create, keys::list))
+        .routes(routes!(keys::show, keys::revoke))
+        .routes(routes!(ledger::show))
+        .routes(routes!(operation::healthz))
+        .routes(routes!(operation::readyz))
+        .routes(routes!(operation::metrics))
 }

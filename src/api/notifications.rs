@@ -1,78 +1,196 @@
-//! One notification: request it, act on it, report about it, read it and its history.
+//! What is done with one notification: request it, act on it, report about it.
 
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum_extra::extract::Query;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::body::{self, CommandName, Wish};
-use super::request::{Caller, idempotency, if_match, read_body, require_json};
+use super::content::{read_json, read_json_if_any};
+pub use super::request::bad_query;
+use super::request::{Caller, Id, idempotency, if_match};
+use super::schema::{
+    Bounced, Delivered, Failed, Interacted, Queue, Read, RequestNotification, Retract, Seen, Sent,
+    Suppressed,
+};
 use super::state::ApiState;
-use super::view::{self, EventView, NotificationView};
-use crate::domain::ids::{EventId, StreamId};
+use super::view::{self, NotificationView};
+use crate::domain::ids::{EventId, Sequence, StreamId};
 use crate::domain::notification::{Action, Notification, NotificationCommand};
-use crate::domain::time::Timestamp;
 use crate::json::{self, Faults, Fields};
-use crate::ledger::record::{LedgerPosition, StreamKey, TenantPlace};
+use crate::ledger::record::{LedgerPosition, Provenance, StreamKey, TenantPlace};
 use crate::ledger::registry::Scope;
-use crate::ledger::{Done, Idempotency, Order, Until};
+use crate::ledger::{Done, Idempotency, Order};
 use crate::problem::Problem;
 
 pub const LEDGER_POSITION: HeaderName = HeaderName::from_static("ledger-position");
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-/// `POST /v1/notifications`
+const PATH: &str = "/v1/notifications";
+
+/// Request a notification
+///
+/// Begins the history of one notification to one subscriber. Needs the scope `write`.
+#[utoipa::path(
+    post,
+    path = "/v1/notifications",
+    tag = "Commands",
+    operation_id = "request_notification",
+    request_body = RequestNotification,
+    responses((status = 201, description = "The notification.", body = NotificationView, headers(
+        ("Location" = String, description = "Where the notification can be read."),
+        ("ETag" = String, description = "The version, for `If-Match`."),
+        ("Ledger-Position" = String, description = "For `Ledger-Min-Position`: a read that sends it sees this."),
+        ("Idempotent-Replayed" = String, description = "`true` if this is the first answer again."),
+    ))),
+)]
 pub async fn request(
     State(state): State<ApiState>,
     caller: Caller,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    run(&state, &caller, &headers, body, CommandName::Request, "/v1/notifications", None).await
+    let tenant = caller.tenant(&state, Scope::Write)?;
+    let body = read_json(&headers, body, &state.limits).await?;
+    let asked = Asked {
+        command: CommandName::Request,
+        id: None,
+        path: PATH,
+        body: &body,
+    };
+    asked.run(&state, &caller, tenant, &headers).await
 }
 
-/// `POST /v1/notifications/{id}/{command}`
-pub async fn command(
-    State(state): State<ApiState>,
-    caller: Caller,
-    Path((id, command)): Path<(String, String)>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Problem> {
-    let command = CommandName::from_word(&command)
-        .filter(|command| *command != CommandName::Request)
-        .ok_or(Problem::NotFound("there is no such command"))?;
-    let path = format!("/v1/notifications/{id}/{command:?}");
-    let id = stream_id(&id)?;
-    run(&state, &caller, &headers, body, command, &path, Some(id)).await
+/// Declares the calls on a notification that is there: all alike, but for their words.
+macro_rules! commands {
+    ($($(#[$doc:meta])* $name:ident: $command:ident($body:ident), $path:tt, $tag:tt;)+) => {$(
+        $(#[$doc])*
+        #[utoipa::path(
+            post,
+            path = $path,
+            tag = $tag,
+            params(("id" = uuid::Uuid, Path, description = "The notification's id.")),
+            request_body = $body,
+            responses((status = 200, description = "The notification, right after.", body = NotificationView, headers(
+                ("ETag" = String, description = "The version, for `If-Match`."),
+                ("Ledger-Position" = String, description = "For `Ledger-Min-Position`: a read that sends it sees this."),
+                ("Idempotent-Replayed" = String, description = "`true` if this is the first answer again."),
+            ))),
+        )]
+        pub async fn $name(
+            State(state): State<ApiState>,
+            caller: Caller,
+            Id(id): Id<StreamId>,
+            headers: HeaderMap,
+            body: Body,
+        ) -> Result<Response, Problem> {
+            act(&state, &caller, id, CommandName::$command, &headers, body).await
+        }
+    )+};
 }
 
-async fn run(
+commands! {
+    /// Queue a notification
+    ///
+    /// It waits to be handed over: after a request, or again after a failure that was reported
+    /// `retryable`. Otherwise refused (409 `invalid_transition`). Needs the scope `write`.
+    queue: Queue(Queue), "/v1/notifications/{id}/queue", "Commands";
+
+    /// Retract a notification
+    ///
+    /// Withdraws it. Refused (409 `invalid_transition`) once every message has reached its end; a
+    /// repeat is a success that changes nothing. Needs the scope `write`.
+    retract: Retract(Retract), "/v1/notifications/{id}/retract", "Commands";
+
+    /// Report: sent
+    ///
+    /// A message was handed over to a provider. Needs the scope `write`.
+    sent: Sent(Sent), "/v1/notifications/{id}/sent", "Facts";
+
+    /// Report: delivered
+    ///
+    /// A message reached the recipient's side. Needs the scope `write`.
+    delivered: Delivered(Delivered), "/v1/notifications/{id}/delivered", "Facts";
+
+    /// Report: bounced
+    ///
+    /// A message came back. Needs the scope `write`.
+    bounced: Bounced(Bounced), "/v1/notifications/{id}/bounced", "Facts";
+
+    /// Report: failed
+    ///
+    /// An attempt, or the whole hand-over, failed. Needs the scope `write`.
+    failed: Failed(Failed), "/v1/notifications/{id}/failed", "Facts";
+
+    /// Report: seen
+    ///
+    /// The recipient saw a message. Needs the scope `write`.
+    seen: Seen(Seen), "/v1/notifications/{id}/seen", "Facts";
+
+    /// Report: read
+    ///
+    /// The recipient read a message. Needs the scope `write`.
+    read: Read(Read), "/v1/notifications/{id}/read", "Facts";
+
+    /// Report: interacted
+    ///
+    /// The recipient did something else with a message. Needs the scope `write`.
+    interacted: Interacted(Interacted), "/v1/notifications/{id}/interacted", "Facts";
+
+    /// Report: suppressed
+    ///
+    /// A message was not sent on purpose. Needs the scope `write`.
+    suppressed: Suppressed(Suppressed), "/v1/notifications/{id}/suppressed", "Facts";
+}
+
+async fn act(
     state: &ApiState,
     caller: &Caller,
+    id: StreamId,
+    command: CommandName,
     headers: &HeaderMap,
     body: Body,
-    command: CommandName,
-    path: &str,
-    id: Option<StreamId>,
 ) -> Result<Response, Problem> {
     let tenant = caller.tenant(state, Scope::Write)?;
-    require_json(headers)?;
-    let limits = &state.limits;
-    let body = read_body(headers, body, limits.body_bytes_max, limits.body_timeout).await?;
-    let wish = read_wish(state, command, &body)?;
-    let call = Call {
-        caller,
-        tenant,
-        idempotency: idempotency(headers, "POST", path, &body)?,
-        expected_version: if_match(headers)?,
+    let body = read_json_if_any(headers, body, &state.limits).await?;
+    let asked = Asked {
+        command,
+        id: Some(id),
+        path: &format!("{PATH}/{id}/{}", command.as_str()),
+        body: &body,
     };
-    let done = carry_out(state, &call, id, wish).await?;
-    answer(state, command, &done).await
+    asked.run(state, caller, tenant, headers).await
+}
+
+/// One call, as it came in.
+struct Asked<'a> {
+    command: CommandName,
+    id: Option<StreamId>,
+    path: &'a str,
+    body: &'a [u8],
+}
+
+impl Asked<'_> {
+    async fn run(
+        self,
+        state: &ApiState,
+        caller: &Caller,
+        tenant: &TenantPlace,
+        headers: &HeaderMap,
+    ) -> Result<Response, Problem> {
+        let wish = read_wish(state, self.command, self.body)?;
+        let call = Call {
+            provenance: &caller.provenance(None, None),
+            tenant,
+            idempotency: idempotency(headers, "POST", self.path, self.body)?,
+            expected_version: if_match(headers)?,
+        };
+        let done = carry_out(state, &call, self.id, wish).await?;
+        answer(state, self.command, &done).await
+    }
 }
 
 /// The checked body of a single call.
@@ -95,10 +213,11 @@ fn read_wish(state: &ApiState, command: CommandName, body: &[u8]) -> Result<Wish
 /// Who wants something, for which tenant, and under which conditions.
 #[derive(Debug)]
 pub struct Call<'a> {
-    pub caller: &'a Caller,
+    /// Where it comes from; what it belongs to, the wish itself says.
+    pub provenance: &'a Provenance,
     pub tenant: &'a TenantPlace,
     pub idempotency: Option<Idempotency>,
-    pub expected_version: Option<crate::domain::ids::Sequence>,
+    pub expected_version: Option<Sequence>,
 }
 
 /// Hands a wish to the ledger. Returns once it is durable.
@@ -112,9 +231,11 @@ pub async fn carry_out(
     let given = id.or(wish.id.map(StreamId));
     let stream_id = given.unwrap_or_else(|| StreamId(ids.time_ordered()));
     tracing::Span::current().record("notification.id", tracing::field::display(stream_id));
-    let provenance = call
-        .caller
-        .provenance(wish.correlation_id.as_deref(), wish.causation_id.as_deref());
+    let provenance = Provenance {
+        correlation_id: wish.correlation_id.as_deref().map(Into::into),
+        causation_id: wish.causation_id.as_deref().map(Into::into),
+        ..call.provenance.clone()
+    };
     let order = Order {
         tenant: call.tenant.clone(),
         provenance: Arc::new(provenance),
@@ -145,7 +266,7 @@ async fn answer(
     let mut response = shown(&view, done.stream.partition_position(done.tip))?;
     if command == CommandName::Request {
         *response.status_mut() = StatusCode::CREATED;
-        let location = format!("/v1/notifications/{}", done.stream.stream_id);
+        let location = format!("{PATH}/{}", done.stream.stream_id);
         if let Ok(location) = HeaderValue::from_str(&location) {
             response.headers_mut().insert(header::LOCATION, location);
         }
@@ -158,7 +279,8 @@ async fn answer(
     Ok(response)
 }
 
-fn shown(view: &NotificationView, position: LedgerPosition) -> Result<Response, Problem> {
+/// A notification as an answer, with its version and its place in the ledger.
+pub(super) fn shown(view: &NotificationView, position: LedgerPosition) -> Result<Response, Problem> {
     let mut response = json_response(view)?;
     let headers = response.headers_mut();
     if let Ok(position) = HeaderValue::from_str(&position.to_string()) {
@@ -176,130 +298,12 @@ pub fn json_response<T: Serialize>(value: &T) -> Result<Response, Problem> {
     Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response())
 }
 
-/// Query of `GET /v1/notifications/{id}` and its events.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AsOf {
-    /// A time (by `recorded_at`) or a position.
-    as_of: Option<String>,
-}
-
-/// `GET /v1/notifications/{id}`
-pub async fn show(
-    State(state): State<ApiState>,
-    caller: Caller,
-    Path(id): Path<String>,
-    query: Result<Query<AsOf>, axum_extra::extract::QueryRejection>,
-) -> Result<Response, Problem> {
-    let tenant = caller.tenant(&state, Scope::Read)?;
-    let stream = tenant.stream(stream_id(&id)?);
-    let until = until(&state, tenant, query.map_err(|error| bad_query(&error))?.0)?;
-    let loaded = state.ledger.load::<Notification>(&stream, until).await?;
-    let loaded = loaded.ok_or(no_such_notification(until))?;
-    let view = view::notification(&state, &stream, &loaded.aggregate, loaded.tip).await?;
-    shown(&view, stream.partition_position(loaded.tip))
-}
-
-/// The answer of `GET /v1/notifications/{id}/events`.
-#[derive(Debug, Serialize)]
-struct History {
-    data: Vec<EventView>,
-    next_cursor: Option<String>,
-}
-
-/// `GET /v1/notifications/{id}/events`
-pub async fn events(
-    State(state): State<ApiState>,
-    caller: Caller,
-    Path(id): Path<String>,
-    query: Result<Query<AsOf>, axum_extra::extract::QueryRejection>,
-) -> Result<Response, Problem> {
-    let tenant = caller.tenant(&state, Scope::Read)?;
-    let stream = tenant.stream(stream_id(&id)?);
-    let until = until(&state, tenant, query.map_err(|error| bad_query(&error))?.0)?;
-    // Other kinds of streams are not notifications.
-    let loaded = state.ledger.load::<Notification>(&stream, until).await?;
-    let loaded = loaded.ok_or(no_such_notification(until))?;
-    let events = state.ledger.stream(&stream).await?;
-    let mut data = Vec::with_capacity(events.len());
-    for event in events.iter().take_while(|event| event.sequence <= loaded.tip.sequence) {
-        data.push(view::event(&state, &stream, event).await?);
-    }
-    json_response(&History {
-        data,
-        next_cursor: None,
-    })
-}
-
-fn until(state: &ApiState, tenant: &TenantPlace, query: AsOf) -> Result<Until, Problem> {
-    let Some(as_of) = query.as_of else {
-        return Ok(Until::Now);
-    };
-    if let Ok(position) = as_of.parse::<LedgerPosition>() {
-        if position.partition != tenant.partition {
-            return Err(Problem::invalid("?as_of", "is a position of another part of the ledger"));
-        }
-        return Ok(Until::Position(position.position));
-    }
-    let time = Timestamp::parse(&as_of).map_err(|_| {
-        Problem::invalid(
-            "?as_of",
-            "must be an RFC 3339 time such as `2026-03-14T09:30:00Z`, or a position such as `3-1042`",
-        )
-    })?;
-    if time > state.surroundings.now() {
-        return Err(Problem::invalid("?as_of", "lies in the future"));
-    }
-    Ok(Until::RecordedAt(time))
-}
-
-fn no_such_notification(until: Until) -> Problem {
-    match until {
-        Until::Now | Until::Version(_) => Problem::NotFound("there is no such notification"),
-        Until::Position(_) | Until::RecordedAt(_) => {
-            Problem::NotFound("there was no such notification then")
-        }
-    }
-}
-
-/// A notification's id from a path. What is no UUID can't be there.
-pub fn stream_id(text: &str) -> Result<StreamId, Problem> {
-    text.parse()
-        .map_err(|_| Problem::NotFound("there is no such notification: ids are UUIDs"))
-}
-
-/// Says which query parameter is wrong.
-pub fn bad_query(error: &dyn std::error::Error) -> Problem {
-    let mut detail = error.to_string();
-    if let Some(source) = error.source() {
-        detail = source.to_string();
-    }
-    Problem::invalid("?", detail)
-}
-
 impl StreamKey {
     /// Where the stream's tip is in the ledger.
     pub fn partition_position(&self, tip: crate::ledger::record::Tip) -> LedgerPosition {
         LedgerPosition {
             partition: self.partition,
             position: tip.position,
-        }
-    }
-}
-
-impl CommandName {
-    /// Reports what happened, rather than wishing for something.
-    pub fn is_fact(self) -> bool {
-        match self {
-            Self::Request | Self::Queue | Self::Retract => false,
-            Self::Sent
-            | Self::Delivered
-            | Self::Bounced
-            | Self::Failed
-            | Self::Seen
-            | Self::Read
-            | Self::Interacted
-            | Self::Suppressed => true,
         }
     }
 }

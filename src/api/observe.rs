@@ -1,15 +1,17 @@
 //! The outermost layer: every request gets an id, a span, a count, and problems get their words.
 
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
-use http::{HeaderValue, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 use tracing::Instrument;
 
+use super::arrival::Arrival;
 use super::request::{IncomingTrace, REQUEST_ID, RequestId};
 use super::state::ApiState;
 use crate::problem::{Problem, render};
@@ -40,17 +42,8 @@ pub async fn observe(State(state): State<ApiState>, mut request: Request, next: 
     request.extensions_mut().insert(RequestId(id.clone()));
     request.extensions_mut().insert(IncomingTrace(trace));
 
-    let answering = AssertUnwindSafe(next.run(request)).catch_unwind();
-    let response = answering.instrument(span.clone()).await.unwrap_or_else(|_| {
-        tracing::error!(parent: &span, "a request panicked");
-        Problem::Internal.into_response()
-    });
-    let response = if response.status() == StatusCode::METHOD_NOT_ALLOWED {
-        keep_headers(response, Problem::MethodNotAllowed { method: method.to_string() })
-    } else {
-        response
-    };
-    let mut response = render(response, &id);
+    let response = answer(&state, request, next).instrument(span.clone()).await;
+    let mut response = render(in_our_words(response, &method), &id);
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
@@ -59,6 +52,56 @@ pub async fn observe(State(state): State<ApiState>, mut request: Request, next: 
     state.metrics.http_request(method.as_str(), &route, status.as_u16(), took);
     log(&span, status, took);
     response
+}
+
+/// The answer, in time and whatever happens.
+///
+/// Answers that are streams have all the time they need: only their beginning is waited for.
+async fn answer(state: &ApiState, request: Request, next: Next) -> Response {
+    let (request, arrival) = Arrival::watch(request);
+    let answering = AssertUnwindSafe(next.run(request)).catch_unwind();
+    let Ok(answered) = tokio::time::timeout(state.limits.request_timeout, answering).await else {
+        // Nothing of a body that does not come is waited for any longer.
+        return too_slow(arrival.as_ref()).into_response();
+    };
+    let response = answered.unwrap_or_else(|_| {
+        tracing::error!("a request panicked");
+        Problem::Internal.into_response()
+    });
+    if let Some(arrival) = arrival {
+        arrival.finish().await;
+    }
+    response
+}
+
+fn too_slow(arrival: Option<&Arrival>) -> Problem {
+    if arrival.is_some_and(Arrival::is_waiting) {
+        return Problem::RequestTimeout;
+    }
+    tracing::warn!("a request took too long");
+    Problem::Overloaded(
+        "the request took too long. What it asked for may have been done all the same: to find \
+         out, repeat it with the same Idempotency-Key",
+    )
+}
+
+/// Turns what the router says by itself into what this service says.
+fn in_our_words(response: Response, method: &Method) -> Response {
+    if response.extensions().get::<Arc<Problem>>().is_some() {
+        return response;
+    }
+    match response.status() {
+        StatusCode::METHOD_NOT_ALLOWED if method == Method::OPTIONS => {
+            // RFC 9110 §9.3.7: what can be done here is in `Allow`.
+            keep_headers(&response, StatusCode::NO_CONTENT.into_response())
+        }
+        StatusCode::METHOD_NOT_ALLOWED => {
+            let method = method.to_string();
+            keep_headers(&response, Problem::MethodNotAllowed { method }.into_response())
+        }
+        StatusCode::NOT_FOUND => NOTHING_HERE.into_response(),
+        _ => response,
+    }
 }
 
 /// Errors are told at `info` and above; everything else at `debug`, because a log line for each
@@ -99,11 +142,9 @@ fn route(request: &Request) -> String {
     matched.map_or("unmatched", MatchedPath::as_str).to_owned()
 }
 
-/// Turns an empty response of the router's into a problem, without losing what its headers say.
-fn keep_headers(response: Response, problem: Problem) -> Response {
-    let (parts, _) = response.into_parts();
-    let mut response = problem.into_response();
-    for (name, value) in &parts.headers {
+/// Another response, with what the headers of the first one say.
+fn keep_headers(first: &Response, mut response: Response) -> Response {
+    for (name, value) in first.headers() {
         if name != http::header::CONTENT_LENGTH {
             response.headers_mut().insert(name, value.clone());
         }
@@ -111,7 +152,10 @@ fn keep_headers(response: Response, problem: Problem) -> Response {
     response
 }
 
+pub(super) const NOTHING_HERE: Problem =
+    Problem::NotFound("there is nothing at this path; `/docs` lists what there is");
+
 /// For paths that are not there.
 pub async fn not_found() -> Problem {
-    Problem::NotFound("there is nothing at this path; `/docs` lists what there is")
+    NOTHING_HERE
 }

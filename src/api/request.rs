@@ -1,27 +1,31 @@
-//! What comes with every request: its id and trace, the caller, the body, the conditions.
+//! What comes with every request: its id and trace, the caller, what it is about, the conditions.
 
+use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::body::Body;
-use axum::extract::FromRequestParts;
-use bytes::{Bytes, BytesMut};
+use axum::extract::{FromRequestParts, RawPathParams};
+use axum_extra::extract::Query;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, header};
-use http_body_util::BodyExt;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use ring::digest;
+use serde::de::DeserializeOwned;
 
+pub use super::content::{JSON, media_type, read_body, require_json};
 use super::state::ApiState;
 use crate::domain::ids::{Sequence, TenantId};
+use crate::domain::time::{Timestamp, TimestampError};
 use crate::ledger::Idempotency;
-use crate::ledger::record::{Actor, ActorKind, Hash, Provenance, Source, TenantPlace};
+use crate::ledger::record::{Actor, ActorKind, Hash, Partition, Provenance, Source, TenantPlace};
 use crate::ledger::registry::{ApiKey, Scope};
-use crate::problem::Problem;
+use crate::problem::{Problem, internal};
 use crate::telemetry::{AuthFailure, TraceParent, traceparent_for_event};
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 pub const TENANT_ID: HeaderName = HeaderName::from_static("x-tenant-id");
+
+/// Name under which operators' idempotency keys are kept, so no tenant may have it.
+pub const OPERATOR: &str = "operator";
 
 /// Longest idempotency key.
 pub const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
@@ -92,7 +96,7 @@ async fn tenant(
     key: &ApiKey,
     headers: &HeaderMap,
 ) -> Result<Option<TenantPlace>, Problem> {
-    let named = headers.get(TENANT_ID).map(|value| {
+    let named = only(headers, &TENANT_ID)?.map(|value| {
         let text = value.to_str().unwrap_or_default();
         TenantId::new(text).map_err(|error| Problem::invalid("X-Tenant-Id", error.to_string()))
     });
@@ -119,6 +123,33 @@ impl Caller {
         self.require(state, scope)?;
         self.tenant.as_ref().ok_or_else(|| {
             Problem::invalid("X-Tenant-Id", "is required with an operator key: it names the tenant")
+        })
+    }
+
+    /// Whose keys the caller administers: one tenant's, or with `None` everybody's. An operator
+    /// who names a tenant gets no further than that tenant's own administrators.
+    ///
+    /// # Errors
+    ///
+    /// [`Problem::Forbidden`] for a tenant's key without the scope `admin`.
+    pub fn administers(&self, state: &ApiState) -> Result<Option<&TenantPlace>, Problem> {
+        self.require(state, Scope::Admin)?;
+        Ok(self.tenant.as_ref())
+    }
+
+    /// Where the caller's idempotency keys for administration are kept: operators share a place
+    /// of their own, whichever tenant they name.
+    ///
+    /// # Errors
+    ///
+    /// None in practice: the name is a valid one.
+    pub fn account(&self) -> Result<TenantPlace, Problem> {
+        if let Some(tenant) = self.tenant.as_ref().filter(|_| !self.is_operator()) {
+            return Ok(tenant.clone());
+        }
+        Ok(TenantPlace {
+            tenant_id: TenantId::new(OPERATOR).map_err(|error| internal(&error))?,
+            partition: Partition(0),
         })
     }
 
@@ -164,88 +195,105 @@ impl Caller {
     }
 }
 
-/// What a body is expected to be.
-pub const JSON: &str = "application/json";
+/// The `{id}` of a path. What can't be one is not there.
+#[derive(Clone, Copy, Debug)]
+pub struct Id<T>(pub T);
 
-/// The media type of a body, without its parameters.
-pub fn media_type(headers: &HeaderMap) -> Option<String> {
-    let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
-    let essence = value.split(';').next().unwrap_or_default();
-    Some(essence.trim().to_ascii_lowercase())
-}
+impl<T: FromStr> FromRequestParts<ApiState> for Id<T> {
+    type Rejection = Problem;
 
-/// Refuses a body that does not say it is JSON.
-pub fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
-    if media_type(headers).is_some_and(|media| media == JSON) {
-        Ok(())
-    } else {
-        Err(Problem::UnsupportedMediaType { expected: JSON })
+    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
+        let parameters = RawPathParams::from_request_parts(parts, state).await;
+        let id = parameters.ok().and_then(|parameters| {
+            let (_, text) = parameters.iter().find(|(name, _)| *name == "id")?;
+            text.parse().ok()
+        });
+        id.map(Self).ok_or(Problem::NotFound("there is nothing with this id"))
     }
 }
 
-/// The whole body, within a size and without long pauses.
-pub async fn read_body(
-    headers: &HeaderMap,
-    mut body: Body,
-    bytes_max: usize,
-    pause_max: Duration,
-) -> Result<Bytes, Problem> {
-    let too_large = |size: String| Problem::TooLarge {
-        what: "the body".to_owned(),
-        size,
-        limit: bytes_max,
-        unit: "bytes",
+/// The query of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Parameters<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequestParts<ApiState> for Parameters<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
+        let query = Query::from_request_parts(parts, state).await;
+        query.map(|Query(query)| Self(query)).map_err(|error| bad_query(&error))
+    }
+}
+
+/// A time in a query. Forgives a `+` that was not escaped and so came as a space.
+///
+/// # Errors
+///
+/// [`TimestampError`] saying what a time looks like.
+pub fn parse_time(text: &str) -> Result<Timestamp, TimestampError> {
+    Timestamp::parse(text).or_else(|error| match text.split_once('T') {
+        Some((date, time)) => Timestamp::parse(&format!("{date}T{}", time.replace(' ', "+"))),
+        None => Err(error),
+    })
+}
+
+/// Says which query parameter is wrong.
+pub fn bad_query(error: &dyn std::error::Error) -> Problem {
+    let mut detail = error.to_string();
+    if let Some(source) = error.source() {
+        detail = source.to_string();
+    }
+    Problem::invalid("?", detail)
+}
+
+/// A header that may come once.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a HeaderValue>, Problem> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next();
+    match values.next() {
+        None => Ok(first),
+        Some(_) => Err(Problem::invalid(header_name(name), "appears more than once")),
+    }
+}
+
+/// A header's name as documentation writes it.
+fn header_name(name: &HeaderName) -> String {
+    let words = name.as_str().split('-').map(|word| {
+        let (first, rest) = word.split_at(1);
+        first.to_ascii_uppercase() + rest
+    });
+    words.collect::<Vec<_>>().join("-")
+}
+
+/// The caller's idempotency key, if any, as it was sent.
+///
+/// # Errors
+///
+/// [`Problem::Invalid`] for anything but one key of 1 to 255 printable characters.
+pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let Some(value) = only(headers, &IDEMPOTENCY_KEY)? else {
+        return Ok(None);
     };
-    // A caller who says how much is coming need not send it to be refused.
-    let announced = headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok())
-        .and_then(|length| length.parse::<usize>().ok());
-    if let Some(length) = announced.filter(|length| *length > bytes_max) {
-        return Err(too_large(format!("{length} bytes")));
-    }
-    let mut whole: Option<Bytes> = None;
-    let mut joined = BytesMut::new();
-    loop {
-        let frame = tokio::time::timeout(pause_max, body.frame())
-            .await
-            .map_err(|_| Problem::RequestTimeout)?;
-        let Some(frame) = frame else { break };
-        let frame = frame.map_err(|_| {
-            Problem::MalformedJson("the body ended before it was complete".to_owned())
-        })?;
-        let Ok(data) = frame.into_data() else { continue };
-        let length = whole.as_ref().map_or(joined.len(), Bytes::len) + data.len();
-        if length > bytes_max {
-            return Err(too_large(format!("more than {bytes_max} bytes")));
-        }
-        // Most bodies come in one piece, and then nothing is copied.
-        match whole.take() {
-            None if joined.is_empty() => whole = Some(data),
-            first => {
-                joined.extend_from_slice(&first.unwrap_or_default());
-                joined.extend_from_slice(&data);
-            }
-        }
-    }
-    Ok(whole.unwrap_or_else(|| joined.freeze()))
+    let text = std::str::from_utf8(value.as_bytes()).unwrap_or_default();
+    check_idempotency_key(text)
+        .map_err(|message| Problem::invalid(header_name(&IDEMPOTENCY_KEY), message))?;
+    Ok(Some(text))
 }
 
 /// The caller's idempotency key, if any, bound to this request.
+///
+/// # Errors
+///
+/// Those of [`idempotency_key`].
 pub fn idempotency(
     headers: &HeaderMap,
     method: &str,
     path: &str,
     body: &[u8],
 ) -> Result<Option<Idempotency>, Problem> {
-    let Some(value) = headers.get(&IDEMPOTENCY_KEY) else {
-        return Ok(None);
-    };
-    let text = value.to_str().unwrap_or_default();
-    check_idempotency_key(text)
-        .map_err(|message| Problem::invalid("Idempotency-Key", message))?;
-    Ok(Some(Idempotency {
-        key: format!("call:{text}"),
+    let key = idempotency_key(headers)?;
+    Ok(key.map(|key| Idempotency {
+        key: format!("call:{key}"),
         fingerprint: fingerprint(&[method.as_bytes(), path.as_bytes(), body]),
     }))
 }
@@ -275,17 +323,29 @@ pub fn fingerprint(parts: &[&[u8]]) -> Hash {
     hash
 }
 
-/// `If-Match: "<version>"`, if given.
+/// `If-Match: "<version>"`, if given. `*` asks for nothing that the command would not ask for.
+///
+/// # Errors
+///
+/// [`Problem::Invalid`] for anything else.
 pub fn if_match(headers: &HeaderMap) -> Result<Option<Sequence>, Problem> {
-    let Some(value) = headers.get(header::IF_MATCH) else {
+    let Some(value) = only(headers, &header::IF_MATCH)? else {
         return Ok(None);
     };
     let text = value.to_str().unwrap_or_default().trim();
     if text == "*" {
         return Ok(None);
     }
-    let version = text.trim_matches('"').parse::<u32>().map_err(|_| {
-        Problem::invalid("If-Match", "must be a version in quotes, such as `\"3\"`")
-    })?;
-    Ok(Some(Sequence(version.into())))
+    let quoted = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+    let digits = quoted.unwrap_or(text);
+    let version = Some(digits)
+        .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
+        .and_then(|digits| digits.parse::<u32>().ok());
+    match version {
+        Some(version) => Ok(Some(Sequence(version.into()))),
+        None => Err(Problem::invalid(
+            "If-Match",
+            "must be a version in quotes, such as `\"3\"`",
+        )),
+    }
 }

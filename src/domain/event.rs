@@ -58,7 +58,8 @@ pub struct Requested {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Adopted {
     pub provider: String,
-    pub transaction_id: String,
+    /// `None` if the provider did not say which transaction the message belongs to.
+    pub transaction_id: Option<String>,
 }
 
 /// The notification waits in a queue.

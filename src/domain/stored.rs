@@ -145,7 +145,8 @@ struct RequestedV1<'a> {
 #[serde(deny_unknown_fields)]
 struct AdoptedV1<'a> {
     provider: Cow<'a, str>,
-    transaction_id: Cow<'a, str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    transaction_id: Option<Cow<'a, str>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -203,7 +204,7 @@ impl NotificationEvent {
             Body::Requested(requested) => write(&requested_v1(requested, self.sealed.clone())),
             Body::Adopted(adopted) => write(&AdoptedV1 {
                 provider: (&adopted.provider).into(),
-                transaction_id: (&adopted.transaction_id).into(),
+                transaction_id: adopted.transaction_id.as_deref().map(Cow::Borrowed),
             }),
             Body::Queued(queued) => write(&QueuedV1 {
                 queue: queued.queue.as_deref().map(Cow::Borrowed),
@@ -306,7 +307,7 @@ fn decode_body(event_type: &str, data: &str) -> Result<(Body, Option<Sealed>), D
             let stored: AdoptedV1<'_> = parse(event_type, data)?;
             let adopted = Adopted {
                 provider: stored.provider.into_owned(),
-                transaction_id: stored.transaction_id.into_owned(),
+                transaction_id: stored.transaction_id.map(Cow::into_owned),
             };
             Ok((Body::Adopted(adopted), None))
         }

@@ -231,8 +231,10 @@ impl<'a> Ledgerbook<'a> {
             return tip.event_id == expected.event_id;
         }
         let stored = |sequence| self.stored.get(&(&request.stream, sequence)).copied();
-        let seen_is_there =
-            expected.sequence == Sequence(0) || stored(expected.sequence) == expected.event_id;
+        let seen_is_there = match expected.event_id {
+            Some(event_id) => stored(expected.sequence) == Some(event_id),
+            None => expected.sequence == Sequence(0),
+        };
         seen_is_there && stored(expected.sequence.next()).is_none()
     }
 

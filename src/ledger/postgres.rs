@@ -133,6 +133,14 @@ const ADD_DATA_KEYS: &str = "
     FROM UNNEST($1::int2[], $2::text[], $3::uuid[], $4::text[], $5::int8[])
     ON CONFLICT (partition, tenant_id, key_id) DO NOTHING";
 
+// Waits for a batch that has looked for a key and is about to store its own: else its events
+// would be sealed under a key that nobody has. SQLite has one writer at a time anyway.
+const SHARE_HEAD: &str = "
+    SELECT 1
+    FROM partition_heads
+    WHERE partition = $1
+    FOR SHARE";
+
 const REFERENCED: &str = "
     SELECT DISTINCT stream_id
     FROM message_references
@@ -255,8 +263,13 @@ impl Storage for PostgresStorage {
     }
 
     async fn add_data_key(&self, key: &StoredDataKey) -> Result<(), StorageError> {
-        let mut connection = self.pool.acquire().await?;
-        add_data_keys(&mut connection, &[key]).await
+        let mut transaction = self.pool.begin().await?;
+        sqlx::query(SHARE_HEAD)
+            .bind(key.place.partition.0)
+            .execute(&mut *transaction)
+            .await?;
+        add_data_keys(&mut transaction, &[key]).await?;
+        Ok(transaction.commit().await?)
     }
 
     async fn referenced(
@@ -367,7 +380,7 @@ impl BatchWriter for PostgresWriter {
         // that lets BEGIN and the lock share one round trip.
         let numbers: Vec<String> = partitions.iter().map(ToString::to_string).collect();
         let statement = format!(
-            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+            "BEGIN ISOLATION LEVEL READ COMMITTED;
             SELECT partition, position, hash, epoch, recorded_at
             FROM partition_heads
             WHERE partition IN ({})

@@ -95,9 +95,11 @@ impl Recordable for Notification {
         {
             references.push(message_reference(id));
         }
-        // An adopted stream is found by its transaction anyway: its id follows from it.
+        // A stream that was adopted for this transaction is found anyway: its id follows from it.
         if let Some(id) = &report.context.transaction_id
-            && self.adoption().is_none()
+            && self
+                .adoption()
+                .is_none_or(|adoption| adoption.value.transaction_id.as_ref() != Some(id))
             && is_new(&|known| known.context.transaction_id.as_ref() == Some(id))
         {
             references.push(transaction_reference(id));

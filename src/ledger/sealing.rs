@@ -260,7 +260,10 @@ impl Keyring {
     pub fn stored(&self, keys: &[StoredDataKey]) {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         for key in keys {
-            if let Some((Known::Key { unstored, .. }, _)) = cache.peek_mut(&key.place) {
+            // It may hold another one by now, which is still to be stored.
+            if let Some((Known::Key { unstored, .. }, _)) = cache.peek_mut(&key.place)
+                && unstored.as_ref() == Some(key)
+            {
                 *unstored = None;
             }
         }
@@ -323,7 +326,12 @@ impl Keyring {
         let (known, since) = cache.get(place)?;
         // One that is not stored yet can't have been erased.
         let unstored = matches!(known, Known::Key { unstored: Some(_), .. });
-        (unstored || since.elapsed() < self.cache_ttl).then(|| known.clone())
+        if unstored || since.elapsed() < self.cache_ttl {
+            return Some(known.clone());
+        }
+        // A key that turns out to be gone from the database must not pass for a new one.
+        cache.pop(place);
+        None
     }
 
     fn make(

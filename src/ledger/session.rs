@@ -143,11 +143,16 @@ impl<A: Cached> EventStore<A> for Session<A> {
 
     async fn load_aggregate(&self, aggregate_id: &str) -> Result<Self::AC, AggregateError<A::Error>> {
         self.check_id(aggregate_id).map_err(failed)?;
-        let (aggregate, tip) = if self.is_new {
+        let (mut aggregate, mut tip) = if self.is_new {
             (A::default(), Tip::default())
         } else {
             self.core.current::<A>(self.stream()).await.map_err(failed)?
         };
+        if self.order.expected_version.is_some_and(|expected| expected > tip.sequence) {
+            // The caller may know of an append by another process that the cache does not.
+            let recorded = self.core.stream(self.stream()).await.map_err(failed)?;
+            (aggregate, tip) = super::folded(recorded.iter()).map_err(failed)?;
+        }
         if let Some(expected) = self.order.expected_version
             && expected != tip.sequence
         {

@@ -100,6 +100,15 @@ pub async fn verify(
     if at == head.position && previous != head.hash {
         return broken(at, Fault::HeadHash);
     }
+    // A head moves with its log, so one that is read later has moved past all that was read here.
+    let beyond = storage.log(partition, head.position, EVENTS_AT_ONCE).await?;
+    if !beyond.is_empty() {
+        let heads = storage.heads().await?;
+        let now = heads.iter().find(|now| now.partition == partition).unwrap_or(head);
+        if let Some(extra) = beyond.iter().find(|event| event.position > now.position) {
+            return broken(extra.position, Fault::PastHead);
+        }
+    }
     if let Some(stream) = storage.broken_streams(partition).await?.first() {
         return broken(stream.position, Fault::Sequence);
     }

@@ -79,8 +79,8 @@ mod adoption {
         assert_eq!((events[0].occurred_at, &events[0].sealed), (at(3), &None));
         let adoption = story.notification.adoption().unwrap();
         assert_eq!(
-            adoption.value.transaction_id,
-            "txn_66f0a1c4b7d2e90012ab0100"
+            adoption.value.transaction_id.as_deref(),
+            Some("txn_66f0a1c4b7d2e90012ab0100")
         );
         assert_eq!(story.status(), Status::Sent);
     }

@@ -232,7 +232,7 @@ pub(crate) fn adopting(report: Report) -> Action {
 pub(crate) fn the_adoption() -> Adopted {
     Adopted {
         provider: "novu".to_owned(),
-        transaction_id: "txn_66f0a1c4b7d2e90012ab0100".to_owned(),
+        transaction_id: Some("txn_66f0a1c4b7d2e90012ab0100".to_owned()),
     }
 }
 

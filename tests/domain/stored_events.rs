@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use notification_ledger::domain::event::{
-    Audience, Body, BounceType, Category, Classification, Context, Fact, Interaction, MessageRef,
+    Adopted, Audience, Body, BounceType, Category, Classification, Context, Fact, Interaction, MessageRef,
     NotificationEvent, Priority, Queued, Report, Requested, Sealed, Severity, names,
 };
 use notification_ledger::domain::ids::{EventId, SubscriberId, WorkflowId};
@@ -60,6 +60,13 @@ fn promised() -> Vec<(&'static str, Event)> {
         (
             "notification.adopted.v1",
             open(Body::Adopted(the_adoption())),
+        ),
+        (
+            "notification.adopted.v1.minimal",
+            open(Body::Adopted(Adopted {
+                transaction_id: None,
+                ..the_adoption()
+            })),
         ),
         ("notification.queued.v1", open(Body::Queued(queued()))),
         (
@@ -306,7 +313,7 @@ fn a_version_before_the_first_is_refused() {
     "notification.requested",
     r#"{"workflow_id":"w","subscriber_id":"a","category":"spam","priority":"low"}"#
 )]
-#[case("notification.adopted", r#"{"provider":"novu"}"#)]
+#[case("notification.adopted", r#"{"transaction_id":"txn_66f0a1c4b7d2e90012ab0100"}"#)]
 #[case("notification.bounced", r#"{"message":{}}"#)]
 #[case("notification.bounced", r#"{"message":{},"bounce_type":"Hard"}"#)]
 #[case("notification.failed", r#"{"message":{},"final":true}"#)]

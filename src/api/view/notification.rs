@@ -1,55 +1,79 @@
-//! How notifications and events look from outside. Sealed parts are opened here, or shown to be
-//! erased.
+//! One notification, as callers see it.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
+use uuid::Uuid;
 
-use super::state::ApiState;
+use crate::api::schema;
+use crate::api::state::ApiState;
 use crate::domain::anomaly::Anomaly;
-use crate::domain::event::{Classification, Interaction, Sealed, names};
+use crate::domain::event::{Audience, BounceType, Classification, Sealed, Severity};
 use crate::domain::ids::EventId;
 use crate::domain::notification::Notification;
 use crate::domain::precedence::PrecedenceRule;
 use crate::domain::state::{LastError, Message, Times};
 use crate::domain::time::Timestamp;
-use crate::ledger::record::{LedgerPosition, RecordedEvent, StreamKey, Tip};
+use crate::ledger::record::{StreamKey, Tip};
 use crate::problem::{Problem, internal};
 
-/// One notification, as callers see it.
-#[derive(Debug, Serialize)]
+/// One notification.
+#[derive(Debug, Serialize, ToSchema)]
 pub struct NotificationView {
-    pub id: uuid::Uuid,
+    pub id: Uuid,
+    #[schema(example = "acme")]
     pub tenant_id: String,
+    #[schema(required)]
     pub external_id: Option<String>,
+    #[schema(required)]
     pub workflow_id: Option<String>,
+    #[schema(required)]
     pub workflow_version: Option<String>,
+    #[schema(schema_with = schema::statuses)]
     pub status: &'static str,
     /// Which rule judged between contradicting reports.
+    #[schema(example = "provider-truth-v1")]
     pub rule: &'static str,
     /// Sequence of the last event; the value for `If-Match`.
+    #[schema(minimum = 1)]
     pub version: i64,
+    #[schema(required, schema_with = schema::categories)]
     pub category: Option<&'static str>,
+    #[schema(required, schema_with = schema::priorities)]
     pub priority: Option<&'static str>,
     pub channels: Vec<String>,
-    pub classification: Option<Classification>,
+    #[schema(required)]
+    pub classification: Option<ClassificationView>,
+    #[schema(required)]
     pub subscriber: Option<SubscriberView>,
+    /// As it was sent; `null` once the subscriber was erased.
+    #[schema(required, value_type = Option<Object>)]
     pub payload: Option<Box<RawValue>>,
     pub metadata: BTreeMap<String, String>,
     pub messages: Vec<MessageView>,
+    #[schema(required)]
     pub scheduled_at: Option<Timestamp>,
+    #[schema(required)]
     pub expires_at: Option<Timestamp>,
+    #[schema(required)]
     pub requested_at: Option<Timestamp>,
+    #[schema(required)]
     pub queued_at: Option<Timestamp>,
+    #[schema(required)]
     pub queue: Option<String>,
+    #[schema(required)]
     pub available_at: Option<Timestamp>,
     #[serde(flatten)]
     pub times: TimesView,
+    #[schema(required)]
     pub retracted_at: Option<Timestamp>,
+    #[schema(required)]
     pub retraction_reason: Option<String>,
-    pub anomalies: Vec<Anomaly>,
-    /// The stream was begun by a provider's report.
+    /// What does not fit together in what was reported.
+    pub anomalies: Vec<AnomalyView>,
+    /// The history was begun by a provider's report.
     pub adopted: bool,
     /// The subscriber was erased: what was sealed is gone for good.
     pub erased: bool,
@@ -58,15 +82,29 @@ pub struct NotificationView {
     pub deduplicated: bool,
 }
 
+/// How the caller files the notification.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ClassificationView {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error_code: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = schema::audiences)]
+    pub audience: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = schema::severities)]
+    pub severity: Option<&'static str>,
+}
+
 /// The recipient; all but the id is gone after an erasure.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct SubscriberView {
     pub id: String,
     #[serde(flatten)]
     pub sealed: Recipient,
 }
 
-#[derive(Debug, Default, Serialize, Deserialize)]
+/// How to reach somebody.
+#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct Recipient {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -77,46 +115,78 @@ pub struct Recipient {
     pub locale: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timezone: Option<String>,
+    /// Addresses by channel.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub channels: BTreeMap<String, String>,
 }
 
 /// When each stage was reached.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct TimesView {
+    #[schema(required)]
     pub sent_at: Option<Timestamp>,
+    #[schema(required)]
     pub delivered_at: Option<Timestamp>,
+    #[schema(required)]
     pub bounced_at: Option<Timestamp>,
+    #[schema(required)]
     pub failed_at: Option<Timestamp>,
+    #[schema(required)]
     pub suppressed_at: Option<Timestamp>,
+    #[schema(required)]
     pub seen_at: Option<Timestamp>,
+    #[schema(required)]
     pub read_at: Option<Timestamp>,
 }
 
 /// One hand-over of the notification to one channel, step and provider.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct MessageView {
+    /// Names the message within its notification.
     pub message_key: String,
+    #[schema(required)]
     pub channel: Option<String>,
+    #[schema(required)]
     pub step_id: Option<String>,
+    #[schema(required)]
     pub provider_id: Option<String>,
+    #[schema(required)]
     pub provider_message_id: Option<String>,
+    #[schema(schema_with = schema::statuses)]
     pub status: &'static str,
     #[serde(flatten)]
     pub times: TimesView,
+    /// Hand-overs to the provider that are known of.
     pub attempts: u32,
+    #[schema(required, schema_with = schema::bounce_types)]
     pub bounce_type: Option<&'static str>,
+    #[schema(required)]
     pub suppressed_reason: Option<String>,
     /// When each was last done.
-    pub interactions: BTreeMap<Interaction, Timestamp>,
+    #[schema(schema_with = schema::interaction_times)]
+    pub interactions: BTreeMap<&'static str, Timestamp>,
+    /// The latest failure or bounce, whether or not it ended the message.
+    #[schema(required)]
     pub last_error: Option<LastErrorView>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct LastErrorView {
+    #[schema(required)]
     pub code: Option<String>,
+    #[schema(required)]
     pub message: Option<String>,
     pub occurred_at: Timestamp,
+}
+
+/// Something that does not fit together.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AnomalyView {
+    /// Stable; programs may rely on it.
+    #[schema(example = "delivered_and_bounced")]
+    pub code: &'static str,
+    /// One sentence for a person.
+    pub detail: String,
 }
 
 /// What may be sealed beside an event, whichever event it is.
@@ -195,8 +265,9 @@ pub async fn notification(
         priority: requested.map(|requested| requested.priority.as_str()),
         channels: requested.map(|requested| requested.channels.clone()).unwrap_or_default(),
         classification: requested
-            .map(|requested| requested.classification.clone())
-            .filter(|classification| !classification.is_empty()),
+            .map(|requested| &requested.classification)
+            .filter(|classification| !classification.is_empty())
+            .map(Into::into),
         subscriber: notification.subscriber_id().map(|id| SubscriberView {
             id: id.to_string(),
             sealed: opened.subscriber,
@@ -213,7 +284,7 @@ pub async fn notification(
         times: summary.times.into(),
         retracted_at: retraction.map(|retraction| retraction.occurred_at),
         retraction_reason,
-        anomalies: summary.anomalies,
+        anomalies: summary.anomalies.into_iter().map(Into::into).collect(),
         adopted: notification.adoption().is_some(),
         erased: opener.erased,
         deduplicated: false,
@@ -234,9 +305,13 @@ async fn message_view(message: Message, opener: &mut Opener<'_>) -> Result<Messa
         status: message.status.as_str(),
         times: message.times.into(),
         attempts: message.attempts,
-        bounce_type: message.bounce_type.map(crate::domain::event::BounceType::as_str),
+        bounce_type: message.bounce_type.map(BounceType::as_str),
         suppressed_reason: message.suppressed_reason,
-        interactions: message.interactions,
+        interactions: message
+            .interactions
+            .into_iter()
+            .map(|(interaction, at)| (interaction.as_str(), at))
+            .collect(),
         last_error,
     })
 }
@@ -247,6 +322,25 @@ async fn last_error_view(error: LastError, opener: &mut Opener<'_>) -> Result<La
         code: error.code,
         occurred_at: error.occurred_at,
     })
+}
+
+impl From<&Classification> for ClassificationView {
+    fn from(classification: &Classification) -> Self {
+        Self {
+            error_code: classification.error_code.clone(),
+            audience: classification.audience.map(Audience::as_str),
+            severity: classification.severity.map(Severity::as_str),
+        }
+    }
+}
+
+impl From<Anomaly> for AnomalyView {
+    fn from(anomaly: Anomaly) -> Self {
+        Self {
+            code: anomaly.code,
+            detail: anomaly.detail,
+        }
+    }
 }
 
 impl From<Times> for TimesView {
@@ -270,124 +364,4 @@ impl From<Times> for TimesView {
             read_at,
         }
     }
-}
-
-/// One event, as auditors see it.
-#[derive(Debug, Serialize)]
-pub struct EventView {
-    pub event_id: uuid::Uuid,
-    pub tenant_id: String,
-    pub notification_id: uuid::Uuid,
-    pub sequence: i64,
-    pub position: LedgerPosition,
-    #[serde(rename = "type")]
-    pub event_type: String,
-    pub schema_version: i32,
-    pub occurred_at: Timestamp,
-    pub recorded_at: Timestamp,
-    pub actor: ActorView,
-    pub source: String,
-    pub correlation_id: Option<String>,
-    pub causation_id: Option<String>,
-    pub traceparent: Option<String>,
-    /// The chain hash, in hexadecimal.
-    pub hash: String,
-    pub data: BTreeMap<String, Box<RawValue>>,
-}
-
-#[derive(Debug, Serialize)]
-pub struct ActorView {
-    pub kind: String,
-    pub id: String,
-}
-
-/// Shows a recorded event, with its sealed part opened into its data.
-pub async fn event(
-    state: &ApiState,
-    stream: &StreamKey,
-    event: &RecordedEvent,
-) -> Result<EventView, Problem> {
-    let mut data: BTreeMap<String, Box<RawValue>> =
-        serde_json::from_str(&event.data).map_err(|error| internal(&error))?;
-    if let Some(sealed) = data.remove("sealed") {
-        let sealed: Sealed = serde_json::from_str(sealed.get()).map_err(|error| internal(&error))?;
-        match state.ledger.open(stream, event.event_id, &sealed).await? {
-            Some(text) => {
-                let opened: BTreeMap<String, Box<RawValue>> =
-                    serde_json::from_str(&text).map_err(|error| internal(&error))?;
-                data.extend(opened);
-            }
-            None => {
-                data.insert("erased".to_owned(), raw(&true)?);
-            }
-        }
-    }
-    if event.event_type == names::REQUESTED {
-        show_subscriber(&mut data)?;
-    }
-    if event.event_type == names::FAILED {
-        show_error(&mut data)?;
-    }
-    Ok(EventView {
-        event_id: event.event_id.0,
-        tenant_id: event.tenant_id.clone(),
-        notification_id: event.stream_id.0,
-        sequence: event.sequence.0,
-        position: event.ledger_position(),
-        event_type: event.event_type.clone(),
-        schema_version: event.schema_version,
-        occurred_at: Timestamp::from_micros_clamped(event.occurred_at),
-        recorded_at: Timestamp::from_micros_clamped(event.recorded_at),
-        actor: ActorView {
-            kind: event.actor_kind.clone(),
-            id: event.actor_id.clone(),
-        },
-        source: event.source.clone(),
-        correlation_id: event.correlation_id.clone(),
-        causation_id: event.causation_id.clone(),
-        traceparent: event.traceparent.clone(),
-        hash: hex(&event.hash),
-        data,
-    })
-}
-
-/// In the record the subscriber's id stands apart from what is sealed; callers sent them together.
-fn show_subscriber(data: &mut BTreeMap<String, Box<RawValue>>) -> Result<(), Problem> {
-    let Some(id) = data.remove("subscriber_id") else {
-        return Ok(());
-    };
-    let mut subscriber: BTreeMap<String, Box<RawValue>> = match data.remove("subscriber") {
-        Some(sealed) => serde_json::from_str(sealed.get()).map_err(|error| internal(&error))?,
-        None => BTreeMap::new(),
-    };
-    subscriber.insert("id".to_owned(), id);
-    data.insert("subscriber".to_owned(), raw(&subscriber)?);
-    Ok(())
-}
-
-/// A failure's code and words, together again as they were reported.
-fn show_error(data: &mut BTreeMap<String, Box<RawValue>>) -> Result<(), Problem> {
-    let mut error = BTreeMap::new();
-    for (stored, shown) in [("code", "code"), ("reason", "message")] {
-        if let Some(value) = data.remove(stored) {
-            error.insert(shown, value);
-        }
-    }
-    data.insert("error".to_owned(), raw(&error)?);
-    Ok(())
-}
-
-fn raw<T: Serialize>(value: &T) -> Result<Box<RawValue>, Problem> {
-    serde_json::value::to_raw_value(value).map_err(|error| internal(&error))
-}
-
-/// Lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a `String` does not fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -1,0 +1,80 @@
+//! Reading one's own writes: `Ledger-Min-Position`.
+//!
+//! Single notifications and the log are read from the record itself, which has everything that
+//! was answered. So there is nothing to wait for, unless the position lies beyond the head: then
+//! the ledger was restored from a backup, or this process reads from a copy that is behind.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName};
+use tokio::time::Instant;
+
+use super::state::ApiState;
+use crate::ledger::record::{LedgerPosition, TenantPlace};
+use crate::problem::Problem;
+
+pub const LEDGER_MIN_POSITION: HeaderName = HeaderName::from_static("ledger-min-position");
+
+/// Longest wait for a position.
+const WAIT_MAX: Duration = Duration::from_secs(5);
+/// The first pause between two looks; each is twice as long as the one before.
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+const PAUSE_MAX: Duration = Duration::from_millis(200);
+
+/// Waits until the record has come to the position the caller wants to see.
+///
+/// # Errors
+///
+/// [`Problem::Invalid`] for what is no position of the tenant's; [`Problem::ProjectionBehind`]
+/// when it is not reached in time.
+pub async fn caught_up(
+    state: &ApiState,
+    tenant: &TenantPlace,
+    headers: &HeaderMap,
+) -> Result<(), Problem> {
+    let Some(wanted) = min_position(tenant, headers)? else {
+        return Ok(());
+    };
+    let begun = Instant::now();
+    let mut pause = PAUSE_MIN;
+    loop {
+        let heads = state.ledger.heads().await?;
+        let reached = heads
+            .iter()
+            .any(|head| head.partition == wanted.partition && head.position >= wanted.position);
+        if reached {
+            return Ok(());
+        }
+        if begun.elapsed() + pause > WAIT_MAX {
+            return Err(Problem::ProjectionBehind {
+                position: wanted,
+                waited: WAIT_MAX,
+            });
+        }
+        tokio::time::sleep(pause).await;
+        pause = PAUSE_MAX.min(pause * 2);
+    }
+}
+
+fn min_position(
+    tenant: &TenantPlace,
+    headers: &HeaderMap,
+) -> Result<Option<LedgerPosition>, Problem> {
+    // Of several, the last to be reached.
+    let mut wanted: Option<LedgerPosition> = None;
+    for value in headers.get_all(LEDGER_MIN_POSITION) {
+        let text = value.to_str().unwrap_or_default().trim();
+        let position: LedgerPosition = text
+            .parse()
+            .map_err(|error| fault(format!("{error}")))?;
+        if position.partition != tenant.partition {
+            return Err(fault("is a position of another part of the ledger"));
+        }
+        wanted = wanted.max(Some(position));
+    }
+    Ok(wanted)
+}
+
+fn fault(message: impl Into<String>) -> Problem {
+    Problem::invalid("Ledger-Min-Position", message)
+}
