@@ -25,8 +25,12 @@ pub(super) fn find(notification: &Notification, messages: &[Message]) -> Vec<Ano
 fn of_message(notification: &Notification, message: &Message) -> Vec<Anomaly> {
     let key = &message.identity.key;
     let times = &message.times;
-    let retracted_at = notification.retraction.as_ref().map(|retracted| retracted.occurred_at);
-    let after_retraction = |at: Option<_>| matches!((at, retracted_at), (Some(at), Some(retracted)) if at > retracted);
+    let retracted_at = notification
+        .retraction
+        .as_ref()
+        .map(|retracted| retracted.occurred_at);
+    let after_retraction =
+        |at: Option<_>| matches!((at, retracted_at), (Some(at), Some(retracted)) if at > retracted);
     let delivered = times.delivered_at.is_some();
     let checks = [
         (

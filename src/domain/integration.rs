@@ -68,9 +68,8 @@ impl Integration {
     /// A preference may be set back to what it was, so there only the latest value, or the same
     /// time, makes a repeat; other changes never come again.
     fn knows(&self, change: &Change, occurred_at: Timestamp) -> bool {
-        let same_delivery = |known: &Change| {
-            known.delivery_id.is_some() && known.delivery_id == change.delivery_id
-        };
+        let same_delivery =
+            |known: &Change| known.delivery_id.is_some() && known.delivery_id == change.delivery_id;
         let may_return = change.change.starts_with("preference.");
         let latest = self.changes.last().map(|(_, event_id, _)| event_id);
         self.changes.iter().any(|(known_at, event_id, known)| {
@@ -101,14 +100,14 @@ impl Aggregate for Integration {
             .subscriber_id
             .clone()
             .map_or(Subject::Stream, Subject::Subscriber);
-        let sealed = match &command.private {
+        let private = match &command.private {
             Some(text) => Some(sealer.seal(&subject, command.event_id, text).await?),
             None => None,
         };
         let event = IntegrationEvent {
             event_id: command.event_id,
             occurred_at: command.occurred_at,
-            sealed,
+            sealed: private,
             change: command.change,
         };
         sink.write(event, self).await;

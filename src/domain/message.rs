@@ -57,7 +57,10 @@ impl MessageRef {
         self == known
             || (stays_together
                 && is_told(self.message_id.as_ref(), known.message_id.as_ref())
-                && is_told(self.provider_message_id.as_ref(), known.provider_message_id.as_ref())
+                && is_told(
+                    self.provider_message_id.as_ref(),
+                    known.provider_message_id.as_ref(),
+                )
                 && is_told(self.step_id.as_ref(), known.step_id.as_ref()))
     }
 }
@@ -110,16 +113,24 @@ fn components<'a>(identified: &[&'a MessageRef]) -> Vec<Vec<&'a MessageRef>> {
     }
     let mut components: BTreeMap<usize, Vec<&MessageRef>> = BTreeMap::new();
     for (index, reference) in identified.iter().enumerate() {
-        components.entry(links.root(index)).or_default().push(reference);
+        components
+            .entry(links.root(index))
+            .or_default()
+            .push(reference);
     }
     components.into_values().collect()
 }
 
 /// Links references that share a provider's id, if they agree about channel and provider.
 fn link_bucket(identified: &[&MessageRef], bucket: &[usize], links: &mut Links) {
-    let channels: BTreeSet<_> = bucket.iter().filter_map(|i| identified[*i].channel.as_ref()).collect();
-    let providers: BTreeSet<_> =
-        bucket.iter().filter_map(|i| identified[*i].provider_id.as_ref()).collect();
+    let channels: BTreeSet<_> = bucket
+        .iter()
+        .filter_map(|i| identified[*i].channel.as_ref())
+        .collect();
+    let providers: BTreeSet<_> = bucket
+        .iter()
+        .filter_map(|i| identified[*i].provider_id.as_ref())
+        .collect();
     let agree = channels.len() <= 1 && providers.len() <= 1;
     let mut first_of = BTreeMap::new();
     for index in bucket {
@@ -136,10 +147,14 @@ fn link_bucket(identified: &[&MessageRef], bucket: &[usize], links: &mut Links) 
 
 fn most_specific_first(mut anonymous: Vec<&MessageRef>) -> Vec<&MessageRef> {
     let parts = |reference: &MessageRef| {
-        [&reference.channel, &reference.provider_id, &reference.step_id]
-            .iter()
-            .filter(|part| part.is_some())
-            .count()
+        [
+            &reference.channel,
+            &reference.provider_id,
+            &reference.step_id,
+        ]
+        .iter()
+        .filter(|part| part.is_some())
+        .count()
     };
     // Stable, and the set came sorted, so equally specific references keep their order.
     anonymous.sort_by_key(|reference| std::cmp::Reverse(parts(reference)));
@@ -157,7 +172,7 @@ fn the_one_that_fits(groups: &[Group<'_>], reference: &MessageRef) -> Option<usi
             .map(|(index, _)| index)
             .collect::<Vec<_>>()
     };
-    let says_the_same = matching(|known, value| known.contains(value));
+    let says_the_same = matching(|known, value| known.get(value).is_some());
     match says_the_same.as_slice() {
         [only] => Some(*only),
         [] => match matching(|known, value| known.is_empty() || known.contains(value)).as_slice() {
@@ -255,8 +270,14 @@ fn named(
         rank[*old] = new;
     }
     Messages {
-        assigned: references.iter().map(|reference| rank[group_of[*reference]]).collect(),
-        messages: identities.into_iter().map(|(identity, _)| identity).collect(),
+        assigned: references
+            .iter()
+            .map(|reference| rank[group_of[*reference]])
+            .collect(),
+        messages: identities
+            .into_iter()
+            .map(|(identity, _)| identity)
+            .collect(),
     }
 }
 
@@ -311,7 +332,11 @@ mod tests {
     #[test]
     fn a_shared_id_makes_one_message_of_two_reporters() {
         assert_eq!(
-            keys(&[["", "sg-1", "email", "", ""], ["66f0", "sg-1", "email", "sendgrid", "s"], ["66f0", "", "", "", ""]]),
+            keys(&[
+                ["", "sg-1", "email", "", ""],
+                ["66f0", "sg-1", "email", "sendgrid", "s"],
+                ["66f0", "", "", "", ""]
+            ]),
             ["sg-1", "sg-1", "sg-1"]
         );
     }
@@ -331,11 +356,19 @@ mod tests {
     #[test]
     fn a_bare_report_among_several_messages_stands_alone() {
         assert_eq!(
-            keys(&[["", "a", "email", "", ""], ["", "b", "sms", "", ""], ["", "", "", "", ""]]),
+            keys(&[
+                ["", "a", "email", "", ""],
+                ["", "b", "sms", "", ""],
+                ["", "", "", "", ""]
+            ]),
             ["a", "b", "-/-/-"]
         );
         assert_eq!(
-            keys(&[["", "a", "email", "", ""], ["", "b", "sms", "", ""], ["", "", "sms", "", ""]]),
+            keys(&[
+                ["", "a", "email", "", ""],
+                ["", "b", "sms", "", ""],
+                ["", "", "sms", "", ""]
+            ]),
             ["a", "b", "b"]
         );
     }
@@ -358,7 +391,12 @@ mod tests {
         ];
         assert_eq!(
             keys(&same_place),
-            ["x@email/-/ses#2", "x@email/-/ses#2", "x@email/-/ses", "x@sms/-/-"]
+            [
+                "x@email/-/ses#2",
+                "x@email/-/ses#2",
+                "x@email/-/ses",
+                "x@sms/-/-"
+            ]
         );
         assert_eq!(
             keys(&[["x", "", "email", "", ""], ["", "x", "email", "", ""]]),

@@ -171,13 +171,19 @@ impl Notification {
 
     /// Whom it is for: as requested, else as the earliest report that says so.
     pub fn subscriber_id(&self) -> Option<&SubscriberId> {
-        let requested = self.request.as_ref().map(|request| &request.value.subscriber_id);
+        let requested = self
+            .request
+            .as_ref()
+            .map(|request| &request.value.subscriber_id);
         requested.or_else(|| self.first_in_context(|report| report.context.subscriber_id.as_ref()))
     }
 
     /// Through which workflow: as requested, else as the earliest report that says so.
     pub fn workflow_id(&self) -> Option<&WorkflowId> {
-        let requested = self.request.as_ref().map(|request| &request.value.workflow_id);
+        let requested = self
+            .request
+            .as_ref()
+            .map(|request| &request.value.workflow_id);
         requested.or_else(|| self.first_in_context(|report| report.context.workflow_id.as_ref()))
     }
 
@@ -227,7 +233,9 @@ impl Notification {
             return Ok(summary.unanswered_failures);
         }
         if summary.unanswered_failures.is_empty() {
-            return refuse("only a requested one, or one whose failure was reported `retryable`, can be");
+            return refuse(
+                "only a requested one, or one whose failure was reported `retryable`, can be",
+            );
         }
         Ok(summary.unanswered_failures)
     }
@@ -235,7 +243,10 @@ impl Notification {
     fn retractable(&self) -> Result<(), Refusal> {
         let summary = self.summary(PrecedenceRule::default());
         let settled = !summary.messages.is_empty()
-            && summary.messages.iter().all(|message| message.status.is_end());
+            && summary
+                .messages
+                .iter()
+                .all(|message| message.status.is_end());
         if settled {
             return Err(Refusal::Settled {
                 current_status: summary.status,
@@ -249,9 +260,9 @@ impl Notification {
         // But a request holds its own subscriber's address, which must go when they do.
         let owner = match &body {
             Body::Requested(requested) => Some(&requested.subscriber_id),
-            Body::Reported(report) => {
-                self.subscriber_id().or(report.context.subscriber_id.as_ref())
-            }
+            Body::Reported(report) => self
+                .subscriber_id()
+                .or(report.context.subscriber_id.as_ref()),
             Body::Adopted(_) | Body::Queued(_) | Body::Retracted => self.subscriber_id(),
         };
         let subject = owner.map_or(Subject::Stream, |id| Subject::Subscriber(id.clone()));

@@ -218,12 +218,24 @@ fn message(
         attempts: attempts(facts),
         bounce_type: last(facts, |fact| match fact {
             Fact::Bounced { bounce_type, .. } => Some(*bounce_type),
-            _ => None,
+            Fact::Sent
+            | Fact::Delivered
+            | Fact::Failed { .. }
+            | Fact::Seen
+            | Fact::Read
+            | Fact::Interacted { .. }
+            | Fact::Suppressed { .. } => None,
         })
         .map(|(_, bounce_type)| bounce_type),
         suppressed_reason: last(facts, |fact| match fact {
             Fact::Suppressed { reason } => Some(reason.clone()),
-            _ => None,
+            Fact::Sent
+            | Fact::Delivered
+            | Fact::Bounced { .. }
+            | Fact::Failed { .. }
+            | Fact::Seen
+            | Fact::Read
+            | Fact::Interacted { .. } => None,
         })
         .map(|(_, reason)| reason),
         interactions: interactions(facts),
@@ -289,11 +301,20 @@ fn attempts(facts: &Facts<'_>) -> u32 {
         .collect();
     let numbered = facts.iter().filter_map(|fact| match &fact.value.fact {
         Fact::Failed { attempt, .. } => *attempt,
-        _ => None,
+        Fact::Sent
+        | Fact::Delivered
+        | Fact::Bounced { .. }
+        | Fact::Seen
+        | Fact::Read
+        | Fact::Interacted { .. }
+        | Fact::Suppressed { .. } => None,
     });
-    let went_out = facts
-        .iter()
-        .any(|fact| matches!(fact.value.fact, Fact::Sent | Fact::Delivered | Fact::Bounced { .. }));
+    let went_out = facts.iter().any(|fact| {
+        matches!(
+            fact.value.fact,
+            Fact::Sent | Fact::Delivered | Fact::Bounced { .. }
+        )
+    });
     let counted = u32::try_from(failures.len()).unwrap_or(u32::MAX);
     counted
         .saturating_add(u32::from(went_out))
@@ -367,7 +388,9 @@ fn last_sent_at(facts: &Facts<'_>) -> Option<Timestamp> {
 impl Times {
     fn of_all(messages: &[Message]) -> Self {
         let times = |part: fn(&Times) -> Option<Timestamp>| {
-            messages.iter().filter_map(move |message| part(&message.times))
+            messages
+                .iter()
+                .filter_map(move |message| part(&message.times))
         };
         Self {
             sent_at: times(|times| times.sent_at).min(),

@@ -327,7 +327,10 @@ fn decode_body(event_type: &str, data: &str) -> Result<(Body, Option<Sealed>), D
         _ => {
             let stored: ReportV1<'_> = parse_report(event_type, data)?;
             let sealed = stored.sealed.clone();
-            Ok((Body::Reported(Box::new(report(event_type, stored)?)), sealed))
+            Ok((
+                Body::Reported(Box::new(report(event_type, stored)?)),
+                sealed,
+            ))
         }
     }
 }
@@ -360,7 +363,10 @@ fn requested(stored: RequestedV1<'_>) -> Result<Requested, DecodeError> {
         channels: stored.channels.into_owned(),
         category: stored.category,
         priority: stored.priority,
-        classification: stored.classification.map(Cow::into_owned).unwrap_or_default(),
+        classification: stored
+            .classification
+            .map(Cow::into_owned)
+            .unwrap_or_default(),
         scheduled_at: stored.scheduled_at,
         expires_at: stored.expires_at,
         metadata: stored.metadata.map(Cow::into_owned).unwrap_or_default(),
@@ -391,7 +397,10 @@ fn report(event_type: &str, stored: ReportV1<'_>) -> Result<Report, DecodeError>
             kind: stored.kind.ok_or_else(|| missing("kind"))?,
         },
         names::SUPPRESSED => Fact::Suppressed {
-            reason: stored.reason.map(Cow::into_owned).ok_or_else(|| missing("reason"))?,
+            reason: stored
+                .reason
+                .map(Cow::into_owned)
+                .ok_or_else(|| missing("reason"))?,
         },
         _ => return Err(DecodeError::UnknownType(event_type.to_owned())),
     };

@@ -102,8 +102,16 @@ mod tests {
 
     #[test]
     fn the_year_0_and_the_year_10000_are_refused() {
-        for text in ["0000-01-01T00:00:00Z", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59-01:00"] {
-            assert_eq!(Timestamp::parse(text), Err(TimestampError::OutOfRange), "{text}");
+        for text in [
+            "0000-01-01T00:00:00Z",
+            "0001-01-01T00:00:00Z",
+            "9999-12-31T23:59:59-01:00",
+        ] {
+            assert_eq!(
+                Timestamp::parse(text),
+                Err(TimestampError::OutOfRange),
+                "{text}"
+            );
         }
         assert_eq!(
             Timestamp::parse("9999-12-31T23:59:59.999999Z"),

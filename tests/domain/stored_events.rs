@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use notification_ledger::domain::event::{
-    Adopted, Audience, Body, BounceType, Category, Classification, Context, Fact, Interaction, MessageRef,
-    NotificationEvent, Priority, Queued, Report, Requested, Sealed, Severity, names,
+    Adopted, Audience, Body, BounceType, Category, Classification, Context, Fact, Interaction,
+    MessageRef, NotificationEvent, Priority, Queued, Report, Requested, Sealed, Severity, names,
 };
 use notification_ledger::domain::ids::{EventId, SubscriberId, WorkflowId};
 use notification_ledger::domain::integration::{Change, IntegrationEvent};
@@ -313,7 +313,10 @@ fn a_version_before_the_first_is_refused() {
     "notification.requested",
     r#"{"workflow_id":"w","subscriber_id":"a","category":"spam","priority":"low"}"#
 )]
-#[case("notification.adopted", r#"{"transaction_id":"txn_66f0a1c4b7d2e90012ab0100"}"#)]
+#[case(
+    "notification.adopted",
+    r#"{"transaction_id":"txn_66f0a1c4b7d2e90012ab0100"}"#
+)]
 #[case("notification.bounced", r#"{"message":{}}"#)]
 #[case("notification.bounced", r#"{"message":{},"bounce_type":"Hard"}"#)]
 #[case("notification.failed", r#"{"message":{},"final":true}"#)]
