@@ -15,7 +15,7 @@ use super::storage::{
     BatchWriter, DataKeyPlace, Found, IdempotencyPlace, IdempotencyRecord, StorageError,
     StoredDataKey,
 };
-use crate::domain::ids::{EventId, Sequence};
+use crate::domain::ids::{EventId, Sequence, SubscriberId};
 use crate::domain::time::Timestamp;
 
 /// Something to append, decided on what was seen of one stream.
@@ -89,8 +89,10 @@ pub async fn append(
     requests: &[AppendRequest],
     now: impl Fn() -> Timestamp,
 ) -> Result<Vec<AppendOutcome>, BatchError> {
-    let mut partitions: Vec<Partition> =
-        requests.iter().map(|request| request.stream.partition).collect();
+    let mut partitions: Vec<Partition> = requests
+        .iter()
+        .map(|request| request.stream.partition)
+        .collect();
     partitions.sort_unstable();
     partitions.dedup();
     let heads = writer.lock_heads(&partitions).await?;
@@ -172,7 +174,10 @@ fn choose<'a>(
     now: Timestamp,
 ) -> (Vec<AppendOutcome>, Plan<'a>) {
     let mut book = Ledgerbook {
-        heads: heads.into_iter().map(|head| (head.partition, head)).collect(),
+        heads: heads
+            .into_iter()
+            .map(|head| (head.partition, head))
+            .collect(),
         tips: HashMap::new(),
         stored: found
             .events
@@ -245,7 +250,8 @@ impl<'a> Ledgerbook<'a> {
             // Another machine's clock may be ahead: the record's times never run backwards.
             recorded_at = self.now.max(head.recorded_at);
             for event in &request.events {
-                let planned = PlannedEvent::after(head, tip.sequence.next(), request, event, recorded_at);
+                let planned =
+                    PlannedEvent::after(head, tip.sequence.next(), request, event, recorded_at);
                 head.position = planned.position;
                 head.hash = planned.hash;
                 head.recorded_at = recorded_at;
@@ -267,8 +273,12 @@ impl<'a> Ledgerbook<'a> {
                 plan.data_keys.push(key);
             }
         }
-        plan.references
-            .extend(request.references.iter().map(|id| (&request.stream, id.as_str())));
+        plan.references.extend(
+            request
+                .references
+                .iter()
+                .map(|id| (&request.stream, id.as_str())),
+        );
         if let Some((place, fingerprint)) = &request.idempotency {
             let record = IdempotencyRecord {
                 place: place.clone(),
@@ -314,7 +324,7 @@ impl<'a> PlannedEvent<'a> {
             correlation_id: None,
             causation_id: None,
             traceparent: None,
-            subscriber_id: event.subscriber_id.as_ref().map(|id| id.as_str()),
+            subscriber_id: event.subscriber_id.as_ref().map(SubscriberId::as_str),
             data: &event.data,
         }
         .with_provenance(&request.provenance);
@@ -333,7 +343,7 @@ impl<'a> PlannedEvent<'a> {
 impl PlannedEvent<'_> {
     /// As it will stand in the record.
     pub fn recorded(&self) -> RecordedEvent {
-        let owned = |text: &Option<Arc<str>>| text.as_ref().map(|text| text.to_string());
+        let owned = |text: &Option<Arc<str>>| text.as_ref().map(ToString::to_string);
         RecordedEvent {
             partition: self.stream.partition,
             position: self.position,

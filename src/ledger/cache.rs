@@ -54,7 +54,10 @@ impl<A> AggregateCache<A> {
 
     /// Takes an aggregate out: whoever uses it puts it back, with what they added.
     pub(super) fn take(&self, stream: &StreamKey) -> Option<(Arc<A>, Tip)> {
-        let mut shard = self.shard(stream).lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shard = self
+            .shard(stream)
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let entry = shard.entries.pop(stream)?;
         shard.bytes -= entry.bytes;
         Some((entry.aggregate, entry.tip))
@@ -66,7 +69,10 @@ impl<A> AggregateCache<A> {
         if bytes > self.shard_bytes_max {
             return;
         }
-        let mut shard = self.shard(&stream).lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shard = self
+            .shard(&stream)
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         shard.bytes += bytes;
         let entry = Entry {
             aggregate,
@@ -110,7 +116,10 @@ mod tests {
         let cache = AggregateCache::new(1 << 20);
         cache.put(stream(1), Arc::new("one"), Tip::default(), 100);
 
-        assert_eq!(cache.take(&stream(1)).map(|(aggregate, _)| *aggregate), Some("one"));
+        assert_eq!(
+            cache.take(&stream(1)).map(|(aggregate, _)| *aggregate),
+            Some("one")
+        );
         assert!(cache.take(&stream(1)).is_none());
     }
 

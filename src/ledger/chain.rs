@@ -163,7 +163,9 @@ mod tests {
     fn a_known_event_has_a_known_hash() {
         let hash = next(&GENESIS, &link());
 
-        let hex: String = hash.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
+        let hex: String = hash
+            .iter()
+            .fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
         assert_eq!(hex, KNOWN_HASH);
     }
 
@@ -171,8 +173,16 @@ mod tests {
 
     #[test]
     fn text_cannot_move_between_fields_unnoticed() {
-        let one = Link { actor_id: "ab", source: "c", ..link() };
-        let other = Link { actor_id: "a", source: "bc", ..link() };
+        let one = Link {
+            actor_id: "ab",
+            source: "c",
+            ..link()
+        };
+        let other = Link {
+            actor_id: "a",
+            source: "bc",
+            ..link()
+        };
 
         assert_ne!(bytes(&one), bytes(&other));
     }
@@ -181,7 +191,10 @@ mod tests {
     fn an_absent_text_is_not_an_empty_one() {
         assert_ne!(
             bytes(&link()),
-            bytes(&Link { causation_id: Some(""), ..link() })
+            bytes(&Link {
+                causation_id: Some(""),
+                ..link()
+            })
         );
     }
 }

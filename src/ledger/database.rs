@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::migrate::{Migrate, Migrator};
+use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
@@ -132,7 +132,11 @@ impl Database {
         connections_max: u32,
         acquire_timeout: Duration,
     ) -> Result<Self, OpenError> {
-        if create && let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        if create
+            && let Some(folder) = path
+                .parent()
+                .filter(|folder| !folder.as_os_str().is_empty())
+        {
             std::fs::create_dir_all(folder).map_err(|source| OpenError::NoFolder {
                 path: folder.to_owned(),
                 source,
@@ -186,12 +190,29 @@ impl Database {
     ///
     /// [`OpenError::NewerSchema`] for a ledger made by a newer release.
     pub async fn migrate(&self) -> Result<(), OpenError> {
-        self.refuse_newer_schema().await?;
+        // Any number, as long as everybody who migrates a ledger takes the same.
+        const ONE_AT_A_TIME: &str = "SELECT pg_advisory_xact_lock(6109277713050184961)";
+        known_or_older(self.schema().await?)?;
+        // Whoever comes second waits, and finds nothing left to do: the migrator's own lock does
+        // not cover its table, and in SQLite it has none. One transaction for all of it, so that
+        // half a schema is never left behind.
         match self {
-            Self::Postgres { pool, .. } => POSTGRES_MIGRATIONS.run(pool).await,
-            Self::Sqlite { pool, .. } => SQLITE_MIGRATIONS.run(pool).await,
+            Self::Postgres { pool, .. } => {
+                let mut transaction = pool.begin().await.map_err(OpenError::Unreachable)?;
+                let lock = sqlx::query(ONE_AT_A_TIME).execute(&mut *transaction);
+                lock.await.map_err(OpenError::Unreachable)?;
+                let migrated = POSTGRES_MIGRATIONS.run(&mut *transaction).await;
+                migrated.map_err(OpenError::Migration)?;
+                transaction.commit().await.map_err(OpenError::Unreachable)
+            }
+            Self::Sqlite { pool, .. } => {
+                let begun = pool.begin_with("BEGIN IMMEDIATE").await;
+                let mut transaction = begun.map_err(OpenError::Unreachable)?;
+                let migrated = SQLITE_MIGRATIONS.run(&mut *transaction).await;
+                migrated.map_err(OpenError::Migration)?;
+                transaction.commit().await.map_err(OpenError::Unreachable)
+            }
         }
-        .map_err(OpenError::Migration)
     }
 
     /// For commands that must not change the schema.
@@ -200,7 +221,7 @@ impl Database {
     ///
     /// [`OpenError::SchemaBehind`] or [`OpenError::NewerSchema`] unless it is just right.
     pub async fn require_current_schema(&self) -> Result<(), OpenError> {
-        let found = self.refuse_newer_schema().await?;
+        let found = known_or_older(self.schema().await?)?;
         let known = known_schema();
         if found < known {
             return Err(OpenError::SchemaBehind { found, known });
@@ -208,40 +229,15 @@ impl Database {
         Ok(())
     }
 
-    async fn refuse_newer_schema(&self) -> Result<i64, OpenError> {
-        let found = self.schema().await?;
-        let known = known_schema();
-        if found > known {
-            return Err(OpenError::NewerSchema { found, known });
-        }
-        Ok(found)
-    }
-
-    /// The number of the last migration that was run; 0 for an empty database.
+    /// The number of the last migration that was run; 0 for an empty database. Only reads, so that
+    /// it can be asked by somebody who may do no more.
     async fn schema(&self) -> Result<i64, OpenError> {
-        // A macro would need one `Migrate` type; the two connections share only the trait.
-        async fn last<C: Migrate>(connection: &mut C) -> Result<i64, OpenError> {
-            const TABLE: &str = "_sqlx_migrations";
-            connection
-                .ensure_migrations_table(TABLE)
-                .await
-                .map_err(OpenError::Migration)?;
-            let applied = connection
-                .list_applied_migrations(TABLE)
-                .await
-                .map_err(OpenError::Migration)?;
-            Ok(applied.iter().map(|one| one.version).max().unwrap_or(0))
-        }
-        match self {
-            Self::Postgres { pool, .. } => {
-                let mut connection = pool.acquire().await.map_err(OpenError::Unreachable)?;
-                last(&mut *connection).await
-            }
-            Self::Sqlite { pool, .. } => {
-                let mut connection = pool.acquire().await.map_err(OpenError::Unreachable)?;
-                last(&mut *connection).await
-            }
-        }
+        const NEWEST: &str = "SELECT COALESCE(MAX(version), 0) FROM _sqlx_migrations WHERE success";
+        let newest = on_both!(self, pool => sqlx::query_scalar(NEWEST).fetch_one(pool).await);
+        newest.or_else(|error| match error.as_database_error() {
+            Some(said) if is_about_a_missing_table(said) => Ok(0),
+            _ => Err(OpenError::Unreachable(error)),
+        })
     }
 
     /// The row that describes the ledger, if it was created.
@@ -255,12 +251,14 @@ impl Database {
         let row: Option<Row> = on_both!(self, pool => {
             sqlx::query_as(ROW).fetch_optional(pool).await.map_err(StorageError::from)?
         });
-        Ok(row.map(|(ledger_id, partitions, key_check, created_at)| LedgerRow {
-            ledger_id,
-            partitions,
-            key_check,
-            created_at: Timestamp::from_micros_clamped(created_at),
-        }))
+        Ok(
+            row.map(|(ledger_id, partitions, key_check, created_at)| LedgerRow {
+                ledger_id,
+                partitions,
+                key_check,
+                created_at: Timestamp::from_micros_clamped(created_at),
+            }),
+        )
     }
 
     /// Creates the ledger: its row and its heads. Of several processes that try, one wins.
@@ -344,9 +342,27 @@ impl Database {
     }
 }
 
+/// A schema that this release can work with, perhaps after some migrations.
+fn known_or_older(found: i64) -> Result<i64, OpenError> {
+    let known = known_schema();
+    if found > known {
+        return Err(OpenError::NewerSchema { found, known });
+    }
+    Ok(found)
+}
+
+fn is_about_a_missing_table(error: &dyn sqlx::error::DatabaseError) -> bool {
+    // SQLite has no code of its own for it.
+    error.code().as_deref() == Some("42P01") || error.message().starts_with("no such table")
+}
+
 /// The number of the newest migration this release has.
 fn known_schema() -> i64 {
-    POSTGRES_MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0)
+    POSTGRES_MIGRATIONS
+        .iter()
+        .map(|migration| migration.version)
+        .max()
+        .unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -40,6 +40,9 @@ pub enum LedgerError {
         position: LedgerPosition,
         source: DecodeError,
     },
+    /// The stream belongs to another kind of thing, so what was asked for is not there.
+    #[error("the stream is of another kind")]
+    OtherKind,
     /// Sealed text was altered, moved, or sealed under another master key.
     #[error("sealed text does not open")]
     Unopenable,
@@ -109,7 +112,10 @@ impl FromSealing for Refusal {
 
 impl FromSealing for SealingError {
     fn into_ledger_error(self) -> Result<LedgerError, Self> {
-        self.0.downcast::<LedgerError>().map(|error| *error).map_err(SealingError)
+        self.0
+            .downcast::<LedgerError>()
+            .map(|error| *error)
+            .map_err(SealingError)
     }
 }
 
@@ -145,6 +151,7 @@ pub(super) fn outcome_label<A, E: std::error::Error>(
             LedgerError::Contended
             | LedgerError::VersionMismatch { .. }
             | LedgerError::IdempotencyKeyReused => AppendResult::Conflict,
+            LedgerError::OtherKind => AppendResult::Refused,
             LedgerError::Storage(_)
             | LedgerError::Undecodable { .. }
             | LedgerError::Unopenable

@@ -29,7 +29,7 @@ const BATCH_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a lane whose database is gone answers without asking it again.
 const REST_AFTER_FAILURE: Duration = Duration::from_millis(100);
 
-/// How much may wait, over all lanes.
+/// How much may wait: commands per lane, bytes over all lanes.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueLimits {
     pub commands: usize,
@@ -41,7 +41,7 @@ struct Job {
     bytes: usize,
     reply: oneshot::Sender<Result<AppendOutcome, LedgerError>>,
     /// Given back when the job is done.
-    _room: OwnedSemaphorePermit,
+    room: OwnedSemaphorePermit,
 }
 
 /// All lanes of a ledger.
@@ -92,7 +92,10 @@ impl Lanes {
     ///
     /// [`LedgerError::Overloaded`] at once when the queue is full; [`LedgerError::Storage`] when
     /// the database failed.
-    pub(super) async fn append(&self, request: AppendRequest) -> Result<AppendOutcome, LedgerError> {
+    pub(super) async fn append(
+        &self,
+        request: AppendRequest,
+    ) -> Result<AppendOutcome, LedgerError> {
         let bytes = weight(&request);
         let permits = u32::try_from(bytes.min(self.limits.bytes)).unwrap_or(u32::MAX);
         let room = Arc::clone(&self.room)
@@ -105,7 +108,7 @@ impl Lanes {
             request,
             bytes,
             reply,
-            _room: room,
+            room,
         };
         queue.try_send(job).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => LedgerError::Overloaded,
@@ -114,7 +117,9 @@ impl Lanes {
         self.metrics.queue_depth(
             number,
             queue.max_capacity() - queue.capacity(),
-            self.limits.bytes.saturating_sub(self.room.available_permits()),
+            self.limits
+                .bytes
+                .saturating_sub(self.room.available_permits()),
         );
         answer.await.unwrap_or(Err(LedgerError::Stopped))
     }
@@ -155,8 +160,10 @@ impl Lane {
     async fn commit(&mut self, jobs: Vec<Job>) {
         let mut batches = vec![jobs];
         while let Some(mut jobs) = batches.pop() {
-            let (requests, replies): (Vec<_>, Vec<_>) =
-                jobs.drain(..).map(|job| (job.request, (job.reply, job.bytes, job._room))).unzip();
+            let (requests, replies): (Vec<_>, Vec<_>) = jobs
+                .drain(..)
+                .map(|job| (job.request, (job.reply, job.bytes, job.room)))
+                .unzip();
             match self.append(&requests).await {
                 Ok(outcomes) => {
                     for ((reply, _, _room), outcome) in replies.into_iter().zip(outcomes) {
@@ -172,7 +179,7 @@ impl Lane {
                             request,
                             bytes,
                             reply,
-                            _room: room,
+                            room,
                         })
                         .collect();
                     let second = halves.split_off(halves.len() / 2);
@@ -196,7 +203,10 @@ impl Lane {
         }
     }
 
-    async fn append(&mut self, requests: &[AppendRequest]) -> Result<Vec<AppendOutcome>, StorageError> {
+    async fn append(
+        &mut self,
+        requests: &[AppendRequest],
+    ) -> Result<Vec<AppendOutcome>, StorageError> {
         let reused = self.connection.is_some();
         match self.try_append(requests).await {
             // A connection that broke while idle shows at the first statement: nothing was done.
@@ -207,7 +217,10 @@ impl Lane {
         }
     }
 
-    async fn try_append(&mut self, requests: &[AppendRequest]) -> Result<Vec<AppendOutcome>, Failure> {
+    async fn try_append(
+        &mut self,
+        requests: &[AppendRequest],
+    ) -> Result<Vec<AppendOutcome>, Failure> {
         let started = Instant::now();
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
@@ -236,8 +249,13 @@ impl Lane {
     }
 
     async fn connect(&mut self) -> Result<Box<dyn BatchWriter>, StorageError> {
-        if self.failed_at.is_some_and(|at| at.elapsed() < REST_AFTER_FAILURE) {
-            return Err(StorageError::Unavailable("the database was gone a moment ago".into()));
+        if self
+            .failed_at
+            .is_some_and(|at| at.elapsed() < REST_AFTER_FAILURE)
+        {
+            return Err(StorageError::Unavailable(
+                "the database was gone a moment ago".into(),
+            ));
         }
         let connecting = tokio::time::timeout(BATCH_TIMEOUT, self.storage.writer());
         let result = connecting
@@ -255,7 +273,11 @@ impl Lane {
         for (request, outcome) in requests.iter().zip(outcomes) {
             if matches!(outcome, AppendOutcome::Committed { .. }) {
                 events += request.events.len();
-                bytes += request.events.iter().map(|event| event.data.len()).sum::<usize>();
+                bytes += request
+                    .events
+                    .iter()
+                    .map(|event| event.data.len())
+                    .sum::<usize>();
             }
         }
         self.metrics

@@ -46,7 +46,9 @@ impl MemoryStorage {
             recorded_at: Timestamp::MIN,
         };
         let tables = Tables {
-            heads: (0..partitions).map(|number| (Partition(number), head(number))).collect(),
+            heads: (0..partitions)
+                .map(|number| (Partition(number), head(number)))
+                .collect(),
             ..Tables::default()
         };
         Self {
@@ -67,7 +69,11 @@ impl Storage for MemoryStorage {
 
     async fn streams(&self, streams: &[StreamKey]) -> Result<Vec<RecordedEvent>, StorageError> {
         let tables = self.tables.lock().await;
-        Ok(streams.iter().flat_map(|stream| tables.stream(stream)).cloned().collect())
+        Ok(streams
+            .iter()
+            .flat_map(|stream| tables.stream(stream))
+            .cloned()
+            .collect())
     }
 
     async fn log(
@@ -79,14 +85,22 @@ impl Storage for MemoryStorage {
         let tables = self.tables.lock().await;
         let limit = usize::try_from(limit).unwrap_or_default();
         let events = tables.events.get(&partition).into_iter().flatten();
-        Ok(events.filter(|event| event.position > after).take(limit).cloned().collect())
+        Ok(events
+            .filter(|event| event.position > after)
+            .take(limit)
+            .cloned()
+            .collect())
     }
 
     async fn tenant_log(&self, query: &LogQuery) -> Result<Vec<RecordedEvent>, StorageError> {
         let tables = self.tables.lock().await;
         let events = tables.events.get(&query.partition).into_iter().flatten();
         let limit = usize::try_from(query.limit).unwrap_or_default();
-        Ok(events.filter(|event| query.wants(event)).take(limit).cloned().collect())
+        Ok(events
+            .filter(|event| query.wants(event))
+            .take(limit)
+            .cloned()
+            .collect())
     }
 
     async fn heads(&self) -> Result<Vec<Head>, StorageError> {
@@ -103,7 +117,11 @@ impl Storage for MemoryStorage {
         keys: &[IdempotencyPlace],
     ) -> Result<Vec<IdempotencyRecord>, StorageError> {
         let tables = self.tables.lock().await;
-        Ok(keys.iter().filter_map(|place| tables.idempotent.get(place)).cloned().collect())
+        Ok(keys
+            .iter()
+            .filter_map(|place| tables.idempotent.get(place))
+            .cloned()
+            .collect())
     }
 
     async fn keep_answer(
@@ -126,12 +144,19 @@ impl Storage for MemoryStorage {
 
     async fn data_keys(&self, keys: &[DataKeyPlace]) -> Result<Vec<StoredDataKey>, StorageError> {
         let tables = self.tables.lock().await;
-        Ok(keys.iter().filter_map(|place| tables.data_keys.get(place)).cloned().collect())
+        Ok(keys
+            .iter()
+            .filter_map(|place| tables.data_keys.get(place))
+            .cloned()
+            .collect())
     }
 
     async fn add_data_key(&self, key: &StoredDataKey) -> Result<(), StorageError> {
         let mut tables = self.tables.lock().await;
-        tables.data_keys.entry(key.place.clone()).or_insert_with(|| key.clone());
+        tables
+            .data_keys
+            .entry(key.place.clone())
+            .or_insert_with(|| key.clone());
         Ok(())
     }
 
@@ -214,13 +239,23 @@ impl BatchWriter for MemoryWriter {
         let mut found = Found::default();
         for (stream, sequence) in &questions.sequences {
             if let Some(event) = tables.event_at(stream, *sequence) {
-                found.events.push(((*stream).clone(), *sequence, event.event_id));
+                found
+                    .events
+                    .push(((*stream).clone(), *sequence, event.event_id));
             }
         }
         let idempotent = questions.idempotency.iter();
-        found.idempotent.extend(idempotent.filter_map(|place| tables.idempotent.get(place)).cloned());
+        found.idempotent.extend(
+            idempotent
+                .filter_map(|place| tables.idempotent.get(place))
+                .cloned(),
+        );
         let data_keys = questions.data_keys.iter();
-        found.data_keys.extend(data_keys.filter_map(|place| tables.data_keys.get(place)).cloned());
+        found.data_keys.extend(
+            data_keys
+                .filter_map(|place| tables.data_keys.get(place))
+                .cloned(),
+        );
         Ok(found)
     }
 
@@ -236,7 +271,11 @@ impl BatchWriter for MemoryWriter {
             .references
             .iter()
             .map(|(key, reference)| {
-                let place = (key.partition, key.tenant_id.clone(), (*reference).to_owned());
+                let place = (
+                    key.partition,
+                    key.tenant_id.clone(),
+                    (*reference).to_owned(),
+                );
                 (place, key.stream_id)
             })
             .collect();

@@ -30,6 +30,7 @@ mod streamlock;
 pub mod verify;
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -53,9 +54,7 @@ use cache::AggregateCache;
 use coalesce::Coalescer;
 use error::{command_error, outcome_label};
 use lane::{Lanes, QueueLimits};
-use record::{
-    Hash, Head, Position, Provenance, RecordedEvent, StreamKey, TenantPlace, Tip,
-};
+use record::{Hash, Head, Position, Provenance, RecordedEvent, StreamKey, TenantPlace, Tip};
 use recordable::Recordable;
 use sealing::{Keyring, MasterKey};
 use session::{Outcome, Session};
@@ -250,12 +249,10 @@ impl Ledger {
         self.core.metrics.append_outcome(outcome_label(&result), 1);
         match result {
             // A repeat may be refused only because its first time succeeded.
-            Err(error) if order.idempotency.is_some() => {
-                match self.used_before(order).await? {
-                    Some(record) => self.replay(order, &record).await.map_err(Into::into),
-                    None => Err(error),
-                }
-            }
+            Err(error) if order.idempotency.is_some() => match self.used_before(order).await? {
+                Some(record) => self.replay(order, &record).await.map_err(Into::into),
+                None => Err(error),
+            },
             result => result,
         }
     }
@@ -277,7 +274,10 @@ impl Ledger {
         };
         for attempt in 0..ATTEMPTS_MAX {
             let is_new = is_new && attempt == 0;
-            match self.attempt::<A>(order, stream, is_new, command.clone()).await {
+            match self
+                .attempt::<A>(order, stream, is_new, command.clone())
+                .await
+            {
                 Err(AggregateError::AggregateConflict) => self.pause(attempt).await,
                 Err(error) => return Err(command_error(error)),
                 Ok(Outcome::KeyTaken(record)) => {
@@ -313,11 +313,23 @@ impl Ledger {
         let session = Session::<A>::new(&self.core, order, stream.clone(), is_new);
         let sealer = session.sealer();
         let outcome = session.outcome();
+        let remembered = session.remembered();
         let framework = CqrsFramework::new(session, Vec::new(), sealer);
-        framework
+        match framework
             .execute(&stream.stream_id.to_string(), command)
-            .await?;
-        let outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
+            .await
+        {
+            // Others may have appended to what this process remembered. It is forgotten now, so
+            // the next attempt is decided on the record.
+            Err(AggregateError::UserError(_)) if remembered.load(Ordering::Relaxed) => {
+                return Err(AggregateError::AggregateConflict);
+            }
+            result => result?,
+        }
+        let outcome = outcome
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         outcome.ok_or(AggregateError::AggregateConflict)
     }
 
@@ -327,7 +339,10 @@ impl Ledger {
             return;
         }
         let random = self.core.surroundings.ids.random().as_u128();
-        let most = PAUSE_MAX.min(Duration::from_millis(1) * attempt).as_micros().max(1);
+        let most = PAUSE_MAX
+            .min(Duration::from_millis(1) * attempt)
+            .as_micros()
+            .max(1);
         let pause = u64::try_from(random % most).unwrap_or_default();
         tokio::time::sleep(Duration::from_micros(pause)).await;
     }
@@ -377,10 +392,13 @@ impl Ledger {
         until: Until,
     ) -> Result<Option<Loaded<A>>, LedgerError> {
         let events = self.core.stream(stream).await?;
-        let mut events = events.iter().take_while(|event| until.includes(event)).peekable();
-        let of_another_kind = events
-            .peek()
-            .is_some_and(|first| A::from_recorded(first).is_err_and(|e| matches!(e, DecodeError::UnknownType(_))));
+        let mut events = events
+            .iter()
+            .take_while(|event| until.includes(event))
+            .peekable();
+        let of_another_kind = events.peek().is_some_and(|first| {
+            A::from_recorded(first).is_err_and(|e| matches!(e, DecodeError::UnknownType(_)))
+        });
         if of_another_kind {
             return Ok(None);
         }
@@ -430,7 +448,9 @@ impl Ledger {
         references: &[String],
     ) -> Result<Vec<StreamId>, LedgerError> {
         let storage = &self.core.storage;
-        Ok(storage.referenced(tenant.partition, &tenant.tenant_id, references).await?)
+        Ok(storage
+            .referenced(tenant.partition, &tenant.tenant_id, references)
+            .await?)
     }
 
     /// Opens what was sealed to one event. `None` once its subject was erased.
@@ -460,19 +480,28 @@ impl Ledger {
         id: EventId,
         text: &str,
     ) -> Result<Sealed, LedgerError> {
-        let (mut sealed, made) = self.core.keyring.seal(stream, subject, id, text).await?;
-        if let Some(key) = made {
+        for _ in 0..ATTEMPTS_MAX {
+            let (sealed, made) = self.core.keyring.seal(stream, subject, id, text).await?;
+            let Some(key) = made else {
+                return Ok(sealed);
+            };
             self.core.storage.add_data_key(&key).await?;
-            // Another process may have stored another key first: then this one is forgotten.
-            let standing = self.core.storage.data_keys(std::slice::from_ref(&key.place)).await?;
-            if standing.iter().all(|stored| stored.wrapped_key == key.wrapped_key) {
+            let standing = self
+                .core
+                .storage
+                .data_keys(std::slice::from_ref(&key.place))
+                .await?;
+            if standing
+                .iter()
+                .any(|stored| stored.wrapped_key == key.wrapped_key)
+            {
                 self.core.keyring.stored(&[key]);
-            } else {
-                self.core.keyring.forget(&[key]);
-                (sealed, _) = self.core.keyring.seal(stream, subject, id, text).await?;
+                return Ok(sealed);
             }
+            // Another process has stored another key first, or it was erased already.
+            self.core.keyring.forget(&[key]);
         }
-        Ok(sealed)
+        Err(LedgerError::Contended)
     }
 
     /// What a call other than a command led to before, under this idempotency key.
@@ -490,7 +519,13 @@ impl Ledger {
             tenant_id: tenant.tenant_id.clone(),
             key: idempotency.key.clone(),
         };
-        let record = self.core.storage.idempotent(&[place]).await?.into_iter().next();
+        let record = self
+            .core
+            .storage
+            .idempotent(&[place])
+            .await?
+            .into_iter()
+            .next();
         match record {
             Some(record) if record.fingerprint != idempotency.fingerprint => {
                 Err(LedgerError::IdempotencyKeyReused)
@@ -541,14 +576,18 @@ impl Core {
         Ok(self.streams.get(stream.clone()).await?)
     }
 
-    /// The aggregate as it stands, to decide on: cached or loaded. May be stale.
-    async fn current<A: Cached>(&self, stream: &StreamKey) -> Result<(A, Tip), LedgerError> {
-        if let Some((aggregate, tip)) = A::recall(self, stream) {
-            let aggregate = Arc::try_unwrap(aggregate).unwrap_or_else(|shared| A::clone(&shared));
-            return Ok((aggregate, tip));
-        }
-        let events = self.stream(stream).await?;
-        folded(events.iter())
+    /// The aggregate as this process remembers it. May be stale.
+    fn remembered<A: Cached>(&self, stream: &StreamKey) -> Option<(A, Tip)> {
+        let (aggregate, tip) = A::recall(self, stream)?;
+        Some((
+            Arc::try_unwrap(aggregate).unwrap_or_else(|shared| A::clone(&shared)),
+            tip,
+        ))
+    }
+
+    /// The aggregate as it is on record.
+    async fn recorded<A: Recordable>(&self, stream: &StreamKey) -> Result<(A, Tip), LedgerError> {
+        folded(self.stream(stream).await?.iter())
     }
 }
 
@@ -563,7 +602,10 @@ pub trait Cached: Recordable {
     fn remember(core: &Core, stream: &StreamKey, aggregate: &Arc<Self>, tip: Tip);
 }
 
-#[expect(private_interfaces, reason = "the trait is implemented in this file only")]
+#[expect(
+    private_interfaces,
+    reason = "the trait is implemented in this file only"
+)]
 impl Cached for Notification {
     fn recall(core: &Core, stream: &StreamKey) -> Option<(Arc<Self>, Tip)> {
         let found = core.notifications.take(stream);
@@ -579,7 +621,10 @@ impl Cached for Notification {
 }
 
 /// Workflows and preferences change seldom: each is read when it does.
-#[expect(private_interfaces, reason = "the trait is implemented in this file only")]
+#[expect(
+    private_interfaces,
+    reason = "the trait is implemented in this file only"
+)]
 impl Cached for Integration {
     fn recall(_: &Core, _: &StreamKey) -> Option<(Arc<Self>, Tip)> {
         None
@@ -606,7 +651,7 @@ fn by_stream(
     for event in events {
         let key = StreamKey {
             partition: event.partition,
-            tenant_id: rows::tenant("events", event.tenant_id.clone())?,
+            tenant_id: rows::tenant("events", &event.tenant_id)?,
             stream_id: event.stream_id,
         };
         streams.entry(key).or_default().push(event);
@@ -618,9 +663,13 @@ fn by_stream(
 }
 
 fn decoded<A: Recordable>(event: &RecordedEvent) -> Result<A::Event, LedgerError> {
-    A::from_recorded(event).map_err(|source| LedgerError::Undecodable {
-        position: event.ledger_position(),
-        source,
+    A::from_recorded(event).map_err(|source| match source {
+        // A stream's first event says what kind it is.
+        DecodeError::UnknownType(_) if event.sequence == Sequence(1) => LedgerError::OtherKind,
+        source => LedgerError::Undecodable {
+            position: event.ledger_position(),
+            source,
+        },
     })
 }
 

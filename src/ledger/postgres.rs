@@ -15,7 +15,7 @@ use super::storage::{
     BatchWriter, BrokenStream, DataKeyPlace, Found, IdempotencyPlace, IdempotencyRecord, LogQuery,
     Storage, StorageError, StoredDataKey,
 };
-use crate::domain::ids::{EventId, Sequence, StreamId, TenantId};
+use crate::domain::ids::{EventId, Sequence, StreamId, SubscriberId, TenantId};
 
 /// The record in a PostgreSQL database.
 #[derive(Clone, Debug)]
@@ -218,7 +218,10 @@ impl Storage for PostgresStorage {
         rows.iter().map(|row| Ok(head!(row))).collect()
     }
 
-    async fn broken_streams(&self, partition: Partition) -> Result<Vec<BrokenStream>, StorageError> {
+    async fn broken_streams(
+        &self,
+        partition: Partition,
+    ) -> Result<Vec<BrokenStream>, StorageError> {
         let rows = sqlx::query(BROKEN_STREAMS)
             .bind(partition.0)
             .fetch_all(&self.pool)
@@ -255,7 +258,10 @@ impl Storage for PostgresStorage {
             .execute(&self.pool)
             .await?;
         let standing = idempotent(&self.pool, &[&record.place]).await?;
-        Ok(standing.into_iter().next().unwrap_or_else(|| record.clone()))
+        Ok(standing
+            .into_iter()
+            .next()
+            .unwrap_or_else(|| record.clone()))
     }
 
     async fn data_keys(&self, keys: &[DataKeyPlace]) -> Result<Vec<StoredDataKey>, StorageError> {
@@ -284,7 +290,9 @@ impl Storage for PostgresStorage {
             .bind(references)
             .fetch_all(&self.pool)
             .await?;
-        rows.iter().map(|row| Ok(StreamId(row.try_get(0)?))).collect()
+        rows.iter()
+            .map(|row| Ok(StreamId(row.try_get(0)?)))
+            .collect()
     }
 }
 
@@ -294,11 +302,17 @@ async fn idempotent(
 ) -> Result<Vec<IdempotencyRecord>, StorageError> {
     let rows = sqlx::query(IDEMPOTENT)
         .bind(keys.iter().map(|place| place.partition.0).bind_iter())
-        .bind(keys.iter().map(|place| place.tenant_id.as_str()).bind_iter())
+        .bind(
+            keys.iter()
+                .map(|place| place.tenant_id.as_str())
+                .bind_iter(),
+        )
         .bind(keys.iter().map(|place| place.key.as_str()).bind_iter())
         .fetch_all(database)
         .await?;
-    rows.iter().map(|row| Ok(idempotency_record!(row))).collect()
+    rows.iter()
+        .map(|row| Ok(idempotency_record!(row)))
+        .collect()
 }
 
 async fn data_keys(
@@ -307,7 +321,11 @@ async fn data_keys(
 ) -> Result<Vec<StoredDataKey>, StorageError> {
     let rows = sqlx::query(DATA_KEYS)
         .bind(keys.iter().map(|place| place.partition.0).bind_iter())
-        .bind(keys.iter().map(|place| place.tenant_id.as_str()).bind_iter())
+        .bind(
+            keys.iter()
+                .map(|place| place.tenant_id.as_str())
+                .bind_iter(),
+        )
         .bind(keys.iter().map(|place| place.key_id).bind_iter())
         .fetch_all(database)
         .await?;
@@ -320,10 +338,22 @@ async fn add_data_keys(
 ) -> Result<(), StorageError> {
     sqlx::query(ADD_DATA_KEYS)
         .bind(keys.iter().map(|key| key.place.partition.0).bind_iter())
-        .bind(keys.iter().map(|key| key.place.tenant_id.as_str()).bind_iter())
+        .bind(
+            keys.iter()
+                .map(|key| key.place.tenant_id.as_str())
+                .bind_iter(),
+        )
         .bind(keys.iter().map(|key| key.place.key_id).bind_iter())
-        .bind(keys.iter().map(|key| key.wrapped_key.as_deref()).bind_iter())
-        .bind(keys.iter().map(|key| key.created_at.as_micros()).bind_iter())
+        .bind(
+            keys.iter()
+                .map(|key| key.wrapped_key.as_deref())
+                .bind_iter(),
+        )
+        .bind(
+            keys.iter()
+                .map(|key| key.created_at.as_micros())
+                .bind_iter(),
+        )
         .execute(connection)
         .await?;
     Ok(())
@@ -398,7 +428,12 @@ impl BatchWriter for PostgresWriter {
         let wanted = &questions.sequences;
         let rows = sqlx::query(EVENTS_AT)
             .bind(wanted.iter().map(|(key, _)| key.partition.0).bind_iter())
-            .bind(wanted.iter().map(|(key, _)| key.tenant_id.as_str()).bind_iter())
+            .bind(
+                wanted
+                    .iter()
+                    .map(|(key, _)| key.tenant_id.as_str())
+                    .bind_iter(),
+            )
             .bind(wanted.iter().map(|(key, _)| key.stream_id.0).bind_iter())
             .bind(wanted.iter().map(|(_, sequence)| sequence.0).bind_iter())
             .fetch_all(&mut self.connection)
@@ -411,7 +446,9 @@ impl BatchWriter for PostgresWriter {
                 stream_id: StreamId(row.try_get(2)?),
             };
             let event_id = EventId(row.try_get(4)?);
-            found.events.push((stream, Sequence(row.try_get(3)?), event_id));
+            found
+                .events
+                .push((stream, Sequence(row.try_get(3)?), event_id));
         }
         if !questions.idempotency.is_empty() {
             found.idempotent = idempotent(&mut self.connection, &questions.idempotency).await?;
@@ -473,13 +510,23 @@ impl PostgresWriter {
             .bind(column!(new => new.provenance.correlation_id.as_deref()))
             .bind(column!(new => new.provenance.causation_id.as_deref()))
             .bind(column!(new => new.provenance.traceparent.as_deref()))
-            .bind(column!(new => new.event.subscriber_id.as_ref().map(|id| id.as_str())))
+            .bind(column!(new => new.event.subscriber_id.as_ref().map(SubscriberId::as_str)))
             .bind(column!(new => new.event.data.as_str()))
             .bind(column!(new => new.hash.as_slice()))
             .bind(plan.heads.iter().map(|head| head.partition.0).bind_iter())
             .bind(plan.heads.iter().map(|head| head.position.0).bind_iter())
-            .bind(plan.heads.iter().map(|head| head.hash.as_slice()).bind_iter())
-            .bind(plan.heads.iter().map(|head| head.recorded_at.as_micros()).bind_iter())
+            .bind(
+                plan.heads
+                    .iter()
+                    .map(|head| head.hash.as_slice())
+                    .bind_iter(),
+            )
+            .bind(
+                plan.heads
+                    .iter()
+                    .map(|head| head.recorded_at.as_micros())
+                    .bind_iter(),
+            )
             .execute(&mut self.connection)
             .await?;
         Ok(())
@@ -511,10 +558,30 @@ impl PostgresWriter {
         references: &[(&StreamKey, &str)],
     ) -> Result<(), StorageError> {
         sqlx::query(ADD_REFERENCES)
-            .bind(references.iter().map(|(key, _)| key.partition.0).bind_iter())
-            .bind(references.iter().map(|(key, _)| key.tenant_id.as_str()).bind_iter())
-            .bind(references.iter().map(|(_, reference)| *reference).bind_iter())
-            .bind(references.iter().map(|(key, _)| key.stream_id.0).bind_iter())
+            .bind(
+                references
+                    .iter()
+                    .map(|(key, _)| key.partition.0)
+                    .bind_iter(),
+            )
+            .bind(
+                references
+                    .iter()
+                    .map(|(key, _)| key.tenant_id.as_str())
+                    .bind_iter(),
+            )
+            .bind(
+                references
+                    .iter()
+                    .map(|(_, reference)| *reference)
+                    .bind_iter(),
+            )
+            .bind(
+                references
+                    .iter()
+                    .map(|(key, _)| key.stream_id.0)
+                    .bind_iter(),
+            )
             .execute(&mut self.connection)
             .await?;
         Ok(())

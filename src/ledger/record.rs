@@ -220,7 +220,8 @@ impl FromStr for LedgerPosition {
     type Err = PositionError;
 
     fn from_str(text: &str) -> Result<Self, PositionError> {
-        let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let digits =
+            |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         let (partition, position) = text.split_once('-').ok_or(PositionError)?;
         if !digits(partition) || !digits(position) {
             return Err(PositionError);

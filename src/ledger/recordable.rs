@@ -13,7 +13,9 @@ use crate::domain::stored::{DecodeError, SCHEMA_VERSION, StoredPayload};
 use crate::domain::time::Timestamp;
 
 /// An aggregate whose events the ledger can write and read.
-pub trait Recordable: Aggregate<Services = Arc<dyn Sealer>, Command: Send> + Clone + 'static {
+pub trait Recordable:
+    Aggregate<Services = Arc<dyn Sealer>, Command: Send> + Clone + 'static
+{
     /// The event as it is to be stored. `self` already contains it.
     fn to_new(&self, event: &Self::Event) -> NewEvent;
 
@@ -110,7 +112,8 @@ impl Recordable for Notification {
     fn weight(&self) -> usize {
         const NOTIFICATION: usize = 1024;
         const REPORT: usize = 512;
-        let sealed = |text: Option<&crate::domain::event::Sealed>| text.map_or(0, |text| text.0.len());
+        let sealed =
+            |text: Option<&crate::domain::event::Sealed>| text.map_or(0, |text| text.0.len());
         let request = self.request().map_or(0, |request| {
             let metadata: usize = request
                 .value

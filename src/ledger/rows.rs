@@ -114,9 +114,9 @@ pub(super) fn hash(table: &'static str, bytes: Vec<u8>) -> Result<Hash, StorageE
 /// A slug, or the row is damaged.
 pub(super) fn tenant(
     table: &'static str,
-    text: String,
+    text: &str,
 ) -> Result<crate::domain::ids::TenantId, StorageError> {
-    crate::domain::ids::TenantId::new(&text).map_err(|_| StorageError::Damaged {
+    crate::domain::ids::TenantId::new(text).map_err(|_| StorageError::Damaged {
         table,
         detail: format!("a tenant called `{text}`"),
     })
@@ -146,7 +146,13 @@ fn is_about_the_rows(error: &dyn sqlx::error::DatabaseError) -> bool {
         // An extended SQLite code holds its primary code in the low byte. SQLSTATEs have five
         // characters, so the two can't be taken for each other.
         Ok(number) if code.len() < 5 => SQLITE.contains(&(number & 0xFF)),
-        // Classes 22 (data exception) and 23 (integrity constraint violation).
-        _ => code.len() == 5 && (code.starts_with("22") || code.starts_with("23")),
+        // Classes 22 (data exception), 23 (integrity constraint violation), 54 (a value too large
+        // for its index or row).
+        _ => {
+            code.len() == 5
+                && (["22", "23", "54"]
+                    .iter()
+                    .any(|class| code.starts_with(class)))
+        }
     }
 }

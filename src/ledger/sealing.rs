@@ -116,7 +116,9 @@ fn cipher(bytes: &[u8]) -> Result<LessSafeKey, Unopenable> {
 
 fn encrypt(key: &LessSafeKey, context: &[u8], plain: &[u8]) -> Result<String, NoRandomness> {
     let mut nonce = [0; NONCE_LEN];
-    SystemRandom::new().fill(&mut nonce).map_err(|_| NoRandomness)?;
+    SystemRandom::new()
+        .fill(&mut nonce)
+        .map_err(|_| NoRandomness)?;
     let mut sealed = Vec::with_capacity(NONCE_LEN + plain.len() + AES_256_GCM.tag_len());
     sealed.extend_from_slice(&nonce);
     sealed.extend_from_slice(plain);
@@ -131,7 +133,11 @@ fn encrypt(key: &LessSafeKey, context: &[u8], plain: &[u8]) -> Result<String, No
     Ok(URL_SAFE_NO_PAD.encode(sealed))
 }
 
-fn decrypt(key: &LessSafeKey, context: &[u8], sealed: &str) -> Result<Zeroizing<Vec<u8>>, Unopenable> {
+fn decrypt(
+    key: &LessSafeKey,
+    context: &[u8],
+    sealed: &str,
+) -> Result<Zeroizing<Vec<u8>>, Unopenable> {
     let mut sealed = Zeroizing::new(URL_SAFE_NO_PAD.decode(sealed).map_err(|_| Unopenable)?);
     let (nonce, text) = sealed.split_at_mut_checked(NONCE_LEN).ok_or(Unopenable)?;
     let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| Unopenable)?;
@@ -246,7 +252,7 @@ impl Keyring {
             tenant_id: stream.tenant_id.clone(),
             key_id,
         };
-        let Some(Known::Key { key, .. }) = self.known(&place).await? else {
+        let Some(Known::Key { key, .. }) = self.on_record(&place).await? else {
             // Erased; or never stored, which only an erasure of its row could explain.
             return Ok(None);
         };
@@ -299,9 +305,28 @@ impl Keyring {
         if let Some(known) = self.cached(place) {
             return Ok(Some(known));
         }
+        let loaded = self.load(place).await?;
+        // Another command of this process may have just made it.
+        Ok(loaded.or_else(|| self.cached(place)))
+    }
+
+    /// The key that events on record were sealed under. One that was made here and is not stored
+    /// yet may never be: its command may have turned out to be a repeat, while another process
+    /// stored a key of its own.
+    async fn on_record(&self, place: &DataKeyPlace) -> Result<Option<Known>, LedgerError> {
+        match self.cached(place) {
+            None
+            | Some(Known::Key {
+                unstored: Some(_), ..
+            }) => self.load(place).await,
+            known => Ok(known),
+        }
+    }
+
+    /// From the database, and into the cache.
+    async fn load(&self, place: &DataKeyPlace) -> Result<Option<Known>, LedgerError> {
         let Some(stored) = self.stored.get(place.clone()).await? else {
-            // Another command of this process may have just made it.
-            return Ok(self.cached(place));
+            return Ok(None);
         };
         let known = match &stored.wrapped_key {
             None => Known::Erased,
@@ -325,7 +350,13 @@ impl Keyring {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         let (known, since) = cache.get(place)?;
         // One that is not stored yet can't have been erased.
-        let unstored = matches!(known, Known::Key { unstored: Some(_), .. });
+        let unstored = matches!(
+            known,
+            Known::Key {
+                unstored: Some(_),
+                ..
+            }
+        );
         if unstored || since.elapsed() < self.cache_ttl {
             return Some(known.clone());
         }
@@ -404,7 +435,10 @@ fn context(stream: &StreamKey, event_id: EventId) -> Vec<u8> {
 }
 
 fn parts(sealed: &str) -> Option<(Uuid, &str)> {
-    let (key_id, text) = sealed.strip_prefix(FORM)?.strip_prefix('.')?.split_once('.')?;
+    let (key_id, text) = sealed
+        .strip_prefix(FORM)?
+        .strip_prefix('.')?
+        .split_once('.')?;
     let bytes: [u8; 16] = URL_SAFE_NO_PAD.decode(key_id).ok()?.try_into().ok()?;
     Some((Uuid::from_bytes(bytes), text))
 }
@@ -412,13 +446,67 @@ fn parts(sealed: &str) -> Option<(Uuid, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::System;
+    use crate::domain::ids::TenantId;
+    use crate::ledger::memory::MemoryStorage;
+    use crate::ledger::record::Partition;
+
+    fn keyring(storage: &Arc<dyn Storage>) -> Keyring {
+        let master = Arc::new(MasterKey::new(&[7; 32]).unwrap());
+        let ttl = Duration::from_secs(5);
+        Keyring::new(
+            Arc::clone(storage),
+            master,
+            Arc::new(System),
+            ttl,
+            &Tasks::new(),
+        )
+    }
+
+    #[tokio::test]
+    async fn a_key_that_was_never_stored_is_not_used_for_opening() {
+        let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new(1, Uuid::nil()));
+        let (here, elsewhere) = (keyring(&storage), keyring(&storage));
+        let tenant = TenantPlace {
+            tenant_id: TenantId::new("acme").unwrap(),
+            partition: Partition(0),
+        };
+        let stream = tenant.stream(StreamId(Uuid::from_u128(1)));
+        let (subject, event_id) = (Subject::Stream, EventId(Uuid::from_u128(2)));
+        // Made for a command that then turned out to be a repeat of one elsewhere.
+        here.seal(&stream, &subject, event_id, "never appended")
+            .await
+            .unwrap();
+
+        let sealed = elsewhere
+            .seal(&stream, &subject, event_id, "on record")
+            .await;
+        let (sealed, made) = sealed.unwrap();
+        storage.add_data_key(&made.unwrap()).await.unwrap();
+
+        let opened = here
+            .open(&stream, event_id, &sealed)
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(opened.as_str(), "on record");
+        // From now on this is the subject's key here as well.
+        let (_, made) = here
+            .seal(&stream, &subject, event_id, "next")
+            .await
+            .unwrap();
+        assert_eq!(made, None);
+    }
 
     #[test]
     fn a_wrapped_secret_opens_only_in_its_place_and_under_its_key() {
         let master = MasterKey::new(&[7; 32]).unwrap();
         let wrapped = master.wrap("here", b"secret").unwrap();
 
-        assert_eq!(master.unwrap("here", &wrapped).unwrap().as_slice(), b"secret");
+        assert_eq!(
+            master.unwrap("here", &wrapped).unwrap().as_slice(),
+            b"secret"
+        );
         assert_eq!(master.unwrap("there", &wrapped), Err(Unopenable));
         let other = MasterKey::new(&[8; 32]).unwrap();
         assert_eq!(other.unwrap("here", &wrapped), Err(Unopenable));
@@ -433,7 +521,11 @@ mod tests {
             let mut altered = wrapped.clone().into_bytes();
             altered[at] = if altered[at] == b'A' { b'B' } else { b'A' };
             let altered = String::from_utf8(altered).unwrap();
-            assert_eq!(master.unwrap("here", &altered), Err(Unopenable), "byte {at}");
+            assert_eq!(
+                master.unwrap("here", &altered),
+                Err(Unopenable),
+                "byte {at}"
+            );
         }
         for short in ["", "1", "1.", "1.AAAA", "2.AAAA"] {
             assert_eq!(master.unwrap("here", short), Err(Unopenable), "{short}");

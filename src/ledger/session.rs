@@ -6,6 +6,7 @@
 //! be stored with it.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -29,6 +30,8 @@ pub(super) struct Session<A> {
     is_new: bool,
     sealing: Arc<SessionSealer>,
     outcome: Arc<Mutex<Option<Outcome<A>>>>,
+    /// The aggregate was not read for this attempt, so it may be behind the record.
+    remembered: Arc<AtomicBool>,
 }
 
 /// What a session's command came to.
@@ -80,6 +83,7 @@ impl<A: Cached> Session<A> {
                 made: Mutex::default(),
             }),
             outcome: Arc::default(),
+            remembered: Arc::default(),
         }
     }
 
@@ -91,6 +95,15 @@ impl<A: Cached> Session<A> {
     /// Where the outcome will be. The framework consumes the session.
     pub(super) fn outcome(&self) -> Arc<Mutex<Option<Outcome<A>>>> {
         Arc::clone(&self.outcome)
+    }
+
+    /// Whether the command was decided on what this process remembered.
+    pub(super) fn remembered(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.remembered)
+    }
+
+    fn is_remembered(&self) -> bool {
+        self.remembered.load(Ordering::Relaxed)
     }
 
     fn stream(&self) -> &StreamKey {
@@ -111,7 +124,11 @@ impl<A: Cached> Session<A> {
     }
 
     fn made_keys(&self) -> Vec<StoredDataKey> {
-        let mut made = self.sealing.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut made = self
+            .sealing
+            .made
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut *made)
     }
 }
@@ -141,25 +158,38 @@ impl<A: Cached> EventStore<A> for Session<A> {
         Ok(envelopes)
     }
 
-    async fn load_aggregate(&self, aggregate_id: &str) -> Result<Self::AC, AggregateError<A::Error>> {
+    async fn load_aggregate(
+        &self,
+        aggregate_id: &str,
+    ) -> Result<Self::AC, AggregateError<A::Error>> {
         self.check_id(aggregate_id).map_err(failed)?;
-        let (mut aggregate, mut tip) = if self.is_new {
-            (A::default(), Tip::default())
+        let remembered = if self.is_new {
+            Some((A::default(), Tip::default()))
         } else {
-            self.core.current::<A>(self.stream()).await.map_err(failed)?
+            self.core.remembered::<A>(self.stream())
         };
-        if self.order.expected_version.is_some_and(|expected| expected > tip.sequence) {
-            // The caller may know of an append by another process that the cache does not.
-            let recorded = self.core.stream(self.stream()).await.map_err(failed)?;
-            (aggregate, tip) = super::folded(recorded.iter()).map_err(failed)?;
-        }
-        if let Some(expected) = self.order.expected_version
-            && expected != tip.sequence
-        {
-            return Err(failed(LedgerError::VersionMismatch {
-                expected,
-                current: tip.sequence,
-            }));
+        self.remembered
+            .store(remembered.is_some(), Ordering::Relaxed);
+        let (aggregate, tip) = match remembered {
+            Some(remembered) => remembered,
+            None => self
+                .core
+                .recorded::<A>(self.stream())
+                .await
+                .map_err(failed)?,
+        };
+        match self.order.expected_version {
+            // The caller may know of an append by another process that this one does not.
+            Some(expected) if expected != tip.sequence && self.is_remembered() => {
+                return Err(AggregateError::AggregateConflict);
+            }
+            Some(expected) if expected != tip.sequence => {
+                return Err(failed(LedgerError::VersionMismatch {
+                    expected,
+                    current: tip.sequence,
+                }));
+            }
+            _ => {}
         }
         Ok(LoadedAggregate { aggregate, tip })
     }
@@ -242,8 +272,13 @@ impl Sealer for SessionSealer {
         event_id: EventId,
         text: &str,
     ) -> Result<Sealed, SealingError> {
-        let sealed = self.core.keyring.seal(&self.stream, subject, event_id, text);
-        let (sealed, made) = sealed.await.map_err(|error| SealingError(Box::new(error)))?;
+        let sealed = self
+            .core
+            .keyring
+            .seal(&self.stream, subject, event_id, text);
+        let (sealed, made) = sealed
+            .await
+            .map_err(|error| SealingError(Box::new(error)))?;
         if let Some(key) = made {
             let mut keys = self.made.lock().unwrap_or_else(PoisonError::into_inner);
             keys.push(key);

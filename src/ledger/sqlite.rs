@@ -14,7 +14,7 @@ use super::storage::{
     BatchWriter, BrokenStream, DataKeyPlace, Found, IdempotencyPlace, IdempotencyRecord, LogQuery,
     Storage, StorageError, StoredDataKey,
 };
-use crate::domain::ids::{EventId, Sequence, StreamId, TenantId};
+use crate::domain::ids::{EventId, Sequence, StreamId, SubscriberId, TenantId};
 
 /// The record in a SQLite file.
 #[derive(Clone, Debug)]
@@ -181,7 +181,10 @@ impl Storage for SqliteStorage {
         rows.iter().map(|row| Ok(head!(row))).collect()
     }
 
-    async fn broken_streams(&self, partition: Partition) -> Result<Vec<BrokenStream>, StorageError> {
+    async fn broken_streams(
+        &self,
+        partition: Partition,
+    ) -> Result<Vec<BrokenStream>, StorageError> {
         let rows = sqlx::query(BROKEN_STREAMS)
             .bind(partition.0)
             .fetch_all(&self.pool)
@@ -220,7 +223,10 @@ impl Storage for SqliteStorage {
             .execute(&mut *connection)
             .await?;
         let standing = idempotent(&mut connection, &[&record.place]).await?;
-        Ok(standing.into_iter().next().unwrap_or_else(|| record.clone()))
+        Ok(standing
+            .into_iter()
+            .next()
+            .unwrap_or_else(|| record.clone()))
     }
 
     async fn data_keys(&self, keys: &[DataKeyPlace]) -> Result<Vec<StoredDataKey>, StorageError> {
@@ -245,7 +251,9 @@ impl Storage for SqliteStorage {
             .bind(sqlx::types::Json(references))
             .fetch_all(&self.pool)
             .await?;
-        rows.iter().map(|row| Ok(StreamId(row.try_get(0)?))).collect()
+        rows.iter()
+            .map(|row| Ok(StreamId(row.try_get(0)?)))
+            .collect()
     }
 }
 
@@ -267,7 +275,10 @@ async fn idempotent(
                 .push_bind(place.key.as_str());
         });
         let query = query.push(") ").push(IDEMPOTENT).build();
-        let rows = query.persistent(keys.len() == 1).fetch_all(&mut *connection).await?;
+        let rows = query
+            .persistent(keys.len() == 1)
+            .fetch_all(&mut *connection)
+            .await?;
         for row in &rows {
             records.push(idempotency_record!(row));
         }
@@ -288,7 +299,10 @@ async fn data_keys(
                 .push_bind(place.key_id);
         });
         let query = query.push(") ").push(DATA_KEYS).build();
-        let rows = query.persistent(keys.len() == 1).fetch_all(&mut *connection).await?;
+        let rows = query
+            .persistent(keys.len() == 1)
+            .fetch_all(&mut *connection)
+            .await?;
         for row in &rows {
             found.push(stored_data_key!(row));
         }
@@ -310,7 +324,11 @@ async fn add_data_keys(
                 .push_bind(key.created_at.as_micros());
         });
         query.push(" ON CONFLICT (partition, tenant_id, key_id) DO NOTHING");
-        query.build().persistent(keys.len() == 1).execute(&mut *connection).await?;
+        query
+            .build()
+            .persistent(keys.len() == 1)
+            .execute(&mut *connection)
+            .await?;
     }
     Ok(())
 }
@@ -373,7 +391,9 @@ impl BatchWriter for SqliteWriter {
                     stream_id: StreamId(row.try_get(2)?),
                 };
                 let event_id = EventId(row.try_get(4)?);
-                found.events.push((stream, Sequence(row.try_get(3)?), event_id));
+                found
+                    .events
+                    .push((stream, Sequence(row.try_get(3)?), event_id));
             }
         }
         if !questions.idempotency.is_empty() {
@@ -434,7 +454,7 @@ impl SqliteWriter {
                     .push_bind(new.provenance.correlation_id.as_deref())
                     .push_bind(new.provenance.causation_id.as_deref())
                     .push_bind(new.provenance.traceparent.as_deref())
-                    .push_bind(new.event.subscriber_id.as_ref().map(|id| id.as_str()))
+                    .push_bind(new.event.subscriber_id.as_ref().map(SubscriberId::as_str))
                     .push_bind(new.event.data.as_str())
                     .push_bind(new.hash.as_slice());
             });

@@ -43,7 +43,8 @@ pub trait Storage: Send + Sync + fmt::Debug {
 
     /// Streams of a partition whose sequences do not run 1, 2, 3: up to ten, with the lowest
     /// position at which each goes wrong.
-    async fn broken_streams(&self, partition: Partition) -> Result<Vec<BrokenStream>, StorageError>;
+    async fn broken_streams(&self, partition: Partition)
+    -> Result<Vec<BrokenStream>, StorageError>;
 
     /// What the keys led to, for those that were used.
     async fn idempotent(
@@ -54,8 +55,10 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// Keeps an answer for a call that appends no events.
     ///
     /// Returns the record that stands: this one, or an earlier one of the same key.
-    async fn keep_answer(&self, record: &IdempotencyRecord)
-    -> Result<IdempotencyRecord, StorageError>;
+    async fn keep_answer(
+        &self,
+        record: &IdempotencyRecord,
+    ) -> Result<IdempotencyRecord, StorageError>;
 
     /// The data keys that exist, erased ones included.
     async fn data_keys(&self, keys: &[DataKeyPlace]) -> Result<Vec<StoredDataKey>, StorageError>;

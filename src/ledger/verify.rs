@@ -63,9 +63,8 @@ pub async fn verify(
         }))
     };
     let start = Position((from.0 - 1).max(0));
-    let mut previous = match hash_at(storage, partition, start).await? {
-        Some(hash) => hash,
-        None => return broken(start, Fault::Missing),
+    let Some(mut previous) = hash_at(storage, partition, start).await? else {
+        return broken(start, Fault::Missing);
     };
     let mut at = start;
     let mut events = 0;
@@ -90,7 +89,8 @@ pub async fn verify(
             events += 1;
         }
         progress(batch_events);
-        if batch.len() < usize::try_from(EVENTS_AT_ONCE).unwrap_or_default() || at >= head.position {
+        if batch.len() < usize::try_from(EVENTS_AT_ONCE).unwrap_or_default() || at >= head.position
+        {
             break;
         }
     }
@@ -101,10 +101,15 @@ pub async fn verify(
         return broken(at, Fault::HeadHash);
     }
     // A head moves with its log, so one that is read later has moved past all that was read here.
-    let beyond = storage.log(partition, head.position, EVENTS_AT_ONCE).await?;
+    let beyond = storage
+        .log(partition, head.position, EVENTS_AT_ONCE)
+        .await?;
     if !beyond.is_empty() {
         let heads = storage.heads().await?;
-        let now = heads.iter().find(|now| now.partition == partition).unwrap_or(head);
+        let now = heads
+            .iter()
+            .find(|now| now.partition == partition)
+            .unwrap_or(head);
         if let Some(extra) = beyond.iter().find(|event| event.position > now.position) {
             return broken(extra.position, Fault::PastHead);
         }

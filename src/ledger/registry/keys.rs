@@ -313,7 +313,7 @@ fn key(row: Row) -> Result<ApiKey, RegistryError> {
     Ok(ApiKey {
         key_id: KeyId(key_id),
         tenant_id: tenant_id
-            .map(|id| rows::tenant("api_keys", id))
+            .map(|id: String| rows::tenant("api_keys", &id))
             .transpose()?,
         name,
         scopes: scopes.parse().map_err(|_| {

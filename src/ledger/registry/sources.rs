@@ -347,7 +347,7 @@ impl Registry {
         let source_id = SourceId(source_id);
         Ok(WebhookSource {
             source_id,
-            tenant_id: rows::tenant("webhook_sources", tenant_id)?,
+            tenant_id: rows::tenant("webhook_sources", &tenant_id)?,
             provider,
             name,
             unmatched,

@@ -146,7 +146,7 @@ impl Registry {
 
 fn tenant((tenant_id, name, partition, created_at): Row) -> Result<Tenant, RegistryError> {
     Ok(Tenant {
-        tenant_id: rows::tenant("tenants", tenant_id)?,
+        tenant_id: rows::tenant("tenants", &tenant_id)?,
         name,
         partition: Partition(partition),
         created_at: Timestamp::from_micros_clamped(created_at),
