@@ -1,0 +1,507 @@
+//! What is appended can be read, in every way there is.
+
+use std::sync::Arc;
+
+use notification_ledger::domain::event::{Fact, names};
+use notification_ledger::domain::ids::{EventId, Sequence, TenantId};
+use notification_ledger::domain::integration::{Change, Integration, IntegrationCommand};
+use notification_ledger::domain::notification::{Action, Notification, Refusal};
+use notification_ledger::domain::time::Timestamp;
+use notification_ledger::ledger::record::{Partition, Position, Provenance, RecordedEvent};
+use notification_ledger::ledger::storage::LogQuery;
+use notification_ledger::ledger::{CommandError, Until};
+
+use crate::client::{Client, EVERYTHING, checked_record, queue, request, request_for, said, sent};
+use crate::support::{Place, on_each_storage};
+
+on_each_storage!("current_thread":
+    events_come_back_as_they_were_told,
+    sequences_and_positions_count_from_one,
+    a_stream_can_be_read_as_it_was,
+    recorded_times_never_run_backwards,
+    one_id_in_two_tenants_is_two_streams,
+    a_tenants_log_gives_what_is_asked_for,
+    a_log_is_read_page_by_page,
+    an_unknown_stream_is_empty,
+    the_ids_in_a_report_lead_to_its_stream,
+    the_first_stream_with_an_id_keeps_it,
+    a_repeated_fact_appends_nothing,
+    a_repeated_delivery_appends_nothing,
+    a_fact_told_many_times_at_once_is_recorded_once,
+    provider_side_changes_have_streams_of_their_own,
+);
+
+async fn events_come_back_as_they_were_told(place: &Place) {
+    let mut client = Client::of(place).for_tenant("acme", 3);
+    client.order.provenance = Arc::new(Provenance {
+        correlation_id: Some("order ä-7".into()),
+        causation_id: Some("c".into()),
+        traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
+        ..(*client.order.provenance).clone()
+    });
+    let stream = client.new_stream();
+    client.begin(stream, request_for("cust-ü")).await.unwrap();
+    place.clock.set(60);
+    let done = client.tell(stream, sent("sg-\"1\" 🐘")).await.unwrap();
+
+    let events = client.events(stream).await;
+    let [requested, sent] = events.as_slice() else {
+        panic!("{events:?}");
+    };
+    let request = done.aggregate.request().unwrap();
+    let minute = |event: &RecordedEvent| (event.occurred_at, event.recorded_at);
+    let (nine, one_past) = (
+        request.occurred_at.as_micros(),
+        place.surroundings().now().as_micros(),
+    );
+    assert_eq!(minute(requested), (nine, nine));
+    assert_eq!(minute(sent), (one_past, one_past));
+    assert_eq!(requested.event_id, request.event_id);
+    assert_eq!(requested.event_type, names::REQUESTED);
+    assert_eq!(sent.event_type, names::SENT);
+    assert!(sent.data.contains("sg-\\\"1\\\" 🐘"), "{}", sent.data);
+    assert_eq!(sent.tip(), done.tip);
+    for event in events.iter() {
+        assert_eq!(event.partition, Partition(3));
+        assert_eq!(event.tenant_id, "acme");
+        assert_eq!(event.stream_id, stream);
+        assert_eq!(event.schema_version, 1);
+        assert_eq!(
+            (event.actor_kind.as_str(), event.actor_id.as_str()),
+            ("key", "key-1")
+        );
+        assert_eq!(event.source, "api");
+        assert_eq!(event.correlation_id.as_deref(), Some("order ä-7"));
+        assert_eq!(event.causation_id.as_deref(), Some("c"));
+        assert_eq!(
+            event.traceparent,
+            client
+                .order
+                .provenance
+                .traceparent
+                .as_deref()
+                .map(String::from)
+        );
+        assert_eq!(event.subscriber_id.as_deref(), Some("cust-ü"));
+        assert_eq!(event.hash.len(), 32);
+    }
+    assert_eq!(checked_record(place).await, *events);
+}
+
+async fn sequences_and_positions_count_from_one(place: &Place) {
+    let client = Client::of(place);
+    let (one, other) = (client.requested().await, client.requested().await);
+    client.tell(one, sent("a")).await.unwrap();
+    let done = client.tell(other, sent("b")).await.unwrap();
+
+    assert_eq!(
+        (done.tip.sequence, done.tip.position),
+        (Sequence(2), Position(4))
+    );
+    assert_eq!(done.appended, 1);
+    let record = checked_record(place).await;
+    let streams: Vec<_> = record.iter().map(|event| event.stream_id).collect();
+    assert_eq!(streams, [one, other, one, other]);
+    let head = &place.storage.heads().await.unwrap()[0];
+    assert_eq!(head.position, Position(4));
+    assert_eq!(head.hash.as_slice(), record[3].hash);
+}
+
+async fn a_stream_can_be_read_as_it_was(place: &Place) {
+    let client = Client::of(place);
+    let stream = client.requested().await;
+    client.requested().await;
+    for minute in 1..4 {
+        place.clock.set(60 * minute);
+        client
+            .tell(stream, sent(&format!("sg-{minute}")))
+            .await
+            .unwrap();
+    }
+
+    let events = client.events(stream).await;
+    let reports = async |until| {
+        let loaded = client
+            .ledger
+            .load::<Notification>(&client.key(stream), until)
+            .await;
+        loaded
+            .unwrap()
+            .map(|loaded| (loaded.aggregate.reports().len(), loaded.tip.sequence.0))
+    };
+    assert_eq!(reports(Until::Now).await, Some((3, 4)));
+    assert_eq!(reports(Until::Version(Sequence(2))).await, Some((1, 2)));
+    assert_eq!(reports(Until::Version(Sequence(0))).await, None);
+    // The second event of the partition belongs to another stream.
+    assert_eq!(reports(Until::Position(Position(2))).await, Some((0, 1)));
+    assert_eq!(reports(Until::Position(Position(4))).await, Some((2, 3)));
+    let recorded_at = |event: usize| Timestamp::from_micros(events[event].recorded_at).unwrap();
+    assert_eq!(
+        reports(Until::RecordedAt(recorded_at(2))).await,
+        Some((2, 3))
+    );
+    let just_before = Timestamp::from_micros(events[2].recorded_at - 1).unwrap();
+    assert_eq!(reports(Until::RecordedAt(just_before)).await, Some((1, 2)));
+}
+
+async fn recorded_times_never_run_backwards(place: &Place) {
+    let client = Client::of(place);
+    let elsewhere = client.clone().for_tenant("globex", 1);
+    let times = async |client: &Client, seconds| {
+        place.clock.set(seconds);
+        let stream = client.requested().await;
+        client.events(stream).await[0].recorded_at
+    };
+
+    let late = times(&client, 100).await;
+    // Another machine's clock is behind, and still is after a restart.
+    assert_eq!(times(&client, -3600).await, late);
+    assert_eq!(times(&Client::of(place), 50).await, late);
+    assert_eq!(times(&client, 101).await, late + 1_000_000);
+    // A partition keeps its own time.
+    assert_eq!(times(&elsewhere, 50).await, late - 50_000_000);
+    checked_record(place).await;
+}
+
+async fn one_id_in_two_tenants_is_two_streams(place: &Place) {
+    let acme = Client::of(place);
+    let globex = acme.clone().for_tenant("globex", 0);
+    let stream = acme.requested().await;
+    globex.begin(stream, request()).await.unwrap();
+
+    let done = globex.tell(stream, sent("sg-1")).await.unwrap();
+    assert_eq!(done.tip.sequence, Sequence(2));
+    assert_eq!(acme.events(stream).await.len(), 1);
+    let found = async |client: &Client| {
+        let references = ["provider:sg-1".to_owned()];
+        client
+            .ledger
+            .referenced(&client.order.tenant, &references)
+            .await
+            .unwrap()
+    };
+    assert_eq!(found(&globex).await, [stream]);
+    assert_eq!(found(&acme).await, []);
+}
+
+async fn a_tenants_log_gives_what_is_asked_for(place: &Place) {
+    let acme = Client::of(place);
+    let globex = acme.clone().for_tenant("globex", 0);
+    // Positions 1 and 2, 4 and 5, 7 and 8; every third event is another tenant's.
+    for (minute, subscriber_id) in [(0, "ann"), (1, "bob"), (2, "ann")] {
+        place.clock.set(60 * minute);
+        let stream = acme.new_stream();
+        acme.begin(stream, request_for(subscriber_id))
+            .await
+            .unwrap();
+        acme.tell(stream, sent("sg-1")).await.unwrap();
+        globex.requested().await;
+    }
+
+    let everything = LogQuery {
+        partition: Partition(0),
+        tenant_id: TenantId::new("acme").unwrap(),
+        after: Position(0),
+        until: Position(EVERYTHING),
+        event_types: vec![],
+        subscriber_ids: vec![],
+        from: Timestamp::MIN,
+        to: Timestamp::MAX,
+        limit: 100,
+    };
+    let positions = async |query: LogQuery| {
+        let events = acme.ledger.tenant_log(&query).await.unwrap();
+        events
+            .iter()
+            .map(|event| event.position.0)
+            .collect::<Vec<_>>()
+    };
+    let all = || everything.clone();
+    let strings = |texts: &[&str]| {
+        texts
+            .iter()
+            .map(|text| (*text).to_owned())
+            .collect::<Vec<_>>()
+    };
+    let minute = |minute: i64| {
+        place.clock.set(60 * minute);
+        place.surroundings().now()
+    };
+    assert_eq!(positions(all()).await, [1, 2, 4, 5, 7, 8]);
+    assert_eq!(
+        positions(LogQuery {
+            after: Position(2),
+            ..all()
+        })
+        .await,
+        [4, 5, 7, 8]
+    );
+    assert_eq!(
+        positions(LogQuery {
+            until: Position(4),
+            ..all()
+        })
+        .await,
+        [1, 2, 4]
+    );
+    assert_eq!(positions(LogQuery { limit: 3, ..all() }).await, [1, 2, 4]);
+    assert_eq!(
+        positions(LogQuery {
+            from: minute(1),
+            to: minute(2),
+            ..all()
+        })
+        .await,
+        [4, 5]
+    );
+    let event_types = strings(&[names::SENT]);
+    assert_eq!(
+        positions(LogQuery {
+            event_types,
+            ..all()
+        })
+        .await,
+        [2, 5, 8]
+    );
+    let event_types = strings(&[names::SENT, names::REQUESTED, names::READ]);
+    let subscriber_ids = strings(&["bob", "carol"]);
+    assert_eq!(
+        positions(LogQuery {
+            event_types,
+            subscriber_ids,
+            ..all()
+        })
+        .await,
+        [4, 5]
+    );
+    assert!(
+        positions(LogQuery {
+            partition: Partition(1),
+            ..all()
+        })
+        .await
+        .is_empty()
+    );
+}
+
+async fn a_log_is_read_page_by_page(place: &Place) {
+    let client = Client::of(place);
+    for _ in 0..5 {
+        client.requested().await;
+    }
+
+    let page = async |after, limit| {
+        let events = place
+            .storage
+            .log(Partition(0), Position(after), limit)
+            .await
+            .unwrap();
+        events
+            .iter()
+            .map(|event| event.position.0)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(page(0, 2).await, [1, 2]);
+    assert_eq!(page(2, 2).await, [3, 4]);
+    assert_eq!(page(4, 2).await, [5]);
+    assert!(page(5, 2).await.is_empty());
+}
+
+async fn an_unknown_stream_is_empty(place: &Place) {
+    let client = Client::of(place);
+    let stream = client.new_stream();
+
+    assert!(client.events(stream).await.is_empty());
+    let loaded = client
+        .ledger
+        .load::<Notification>(&client.key(stream), Until::Now)
+        .await;
+    assert!(loaded.unwrap().is_none());
+    let refused = client.tell(stream, queue()).await;
+    assert!(
+        matches!(refused, Err(CommandError::Refused(Refusal::NotFound))),
+        "{refused:?}"
+    );
+    assert_eq!(checked_record(place).await, []);
+}
+
+async fn the_ids_in_a_report_lead_to_its_stream(place: &Place) {
+    let client = Client::of(place);
+    let (one, other) = (client.requested().await, client.requested().await);
+    client.tell(one, sent("sg-1")).await.unwrap();
+    client.tell(other, sent("sg-2")).await.unwrap();
+    let Action::Report { mut report, .. } = sent("sg-3") else {
+        unreachable!()
+    };
+    report.message.message_id = Some("66f0".to_owned());
+    report.context.transaction_id = Some("txn_1".to_owned());
+    client
+        .tell(
+            other,
+            Action::Report {
+                report,
+                adoption: None,
+            },
+        )
+        .await
+        .unwrap();
+
+    let found = async |references: &[&str]| {
+        let references: Vec<_> = references.iter().map(|text| (*text).to_owned()).collect();
+        client
+            .ledger
+            .referenced(&client.order.tenant, &references)
+            .await
+            .unwrap()
+    };
+    assert_eq!(found(&["provider:sg-1"]).await, [one]);
+    assert_eq!(
+        found(&["provider:sg-3", "provider:nobody's"]).await,
+        [other]
+    );
+    assert_eq!(found(&["message:66f0"]).await, [other]);
+    assert_eq!(found(&["transaction:txn_1"]).await, [other]);
+    assert_eq!(
+        found(&["provider:sg-1", "provider:sg-2", "provider:sg-3"]).await,
+        [one, other]
+    );
+    assert_eq!(found(&["provider:66f0"]).await, []);
+    let elsewhere = client.clone().for_tenant("acme", 1).order.tenant;
+    let references = ["provider:sg-1".to_owned()];
+    assert_eq!(
+        client
+            .ledger
+            .referenced(&elsewhere, &references)
+            .await
+            .unwrap(),
+        []
+    );
+    assert_eq!(found(&[]).await, []);
+}
+
+async fn the_first_stream_with_an_id_keeps_it(place: &Place) {
+    let client = Client::of(place);
+    let (one, other) = (client.requested().await, client.requested().await);
+    client.tell(one, sent("sg-1")).await.unwrap();
+    client.tell(other, sent("sg-1")).await.unwrap();
+
+    let references = ["provider:sg-1".to_owned()];
+    let found = client
+        .ledger
+        .referenced(&client.order.tenant, &references)
+        .await
+        .unwrap();
+    assert_eq!(found, [one]);
+}
+
+async fn a_repeated_fact_appends_nothing(place: &Place) {
+    let client = Client::of(place);
+    let stream = client.requested().await;
+    let first = client.tell(stream, sent("sg-1")).await.unwrap();
+    client.tell(stream, sent("sg-2")).await.unwrap();
+
+    let again = client.tell(stream, sent("sg-1")).await.unwrap();
+    let elsewhere = Client::of(place).tell(stream, sent("sg-1")).await.unwrap();
+    assert_eq!(
+        (first.appended, again.appended, elsewhere.appended),
+        (1, 0, 0)
+    );
+    assert_eq!(again.tip.sequence, Sequence(3));
+    assert_eq!(elsewhere.tip, again.tip);
+    assert!(!again.replayed);
+    assert_eq!(checked_record(place).await.len(), 3);
+}
+
+async fn a_repeated_delivery_appends_nothing(place: &Place) {
+    let client = Client::of(place);
+    let stream = client.requested().await;
+    let delivery = Some("novu:msg_2x");
+    client
+        .tell(stream, said(Fact::Sent, "sg-1", delivery))
+        .await
+        .unwrap();
+    place.clock.set(1);
+
+    let again = client
+        .tell(stream, said(Fact::Sent, "sg-1", delivery))
+        .await
+        .unwrap();
+    assert_eq!(again.appended, 0);
+    // The same words a second later, in another delivery, are another fact.
+    let other = client
+        .tell(stream, said(Fact::Sent, "sg-1", Some("novu:msg_2y")))
+        .await;
+    assert_eq!(other.unwrap().appended, 1);
+    assert_eq!(checked_record(place).await.len(), 3);
+}
+
+async fn a_fact_told_many_times_at_once_is_recorded_once(place: &Place) {
+    let processes = [Client::of(place), Client::of(place)];
+    let stream = processes[0].requested().await;
+    let told = (0..20).map(|number: usize| {
+        let delivery = format!("novu:{number}");
+        let client = &processes[number % 2];
+        async move {
+            client
+                .tell(stream, said(Fact::Sent, "sg-1", Some(&delivery)))
+                .await
+        }
+    });
+
+    let done = futures_util::future::try_join_all(told).await.unwrap();
+    assert_eq!(done.iter().map(|done| done.appended).sum::<usize>(), 1);
+    assert!(done.iter().all(|done| done.tip.sequence == Sequence(2)));
+    assert_eq!(checked_record(place).await.len(), 2);
+}
+
+async fn provider_side_changes_have_streams_of_their_own(place: &Place) {
+    let client = Client::of(place);
+    let stream = client.new_stream();
+    let change = |fact_key: &str| IntegrationCommand {
+        event_id: EventId(client.surroundings.ids.time_ordered()),
+        occurred_at: client.surroundings.now(),
+        change: Change {
+            provider: "novu".to_owned(),
+            change: "workflow.updated".to_owned(),
+            object_id: "66e0".to_owned(),
+            name: None,
+            subscriber_id: None,
+            delivery_id: None,
+            fact_key: fact_key.to_owned(),
+        },
+        private: Some("{\"raw\":{}}".into()),
+    };
+    let tell = async |fact_key| {
+        let ledger = &client.ledger;
+        let told = ledger.execute::<Integration>(&client.order, stream, false, change(fact_key));
+        told.await.unwrap().appended
+    };
+
+    assert_eq!(tell("one").await, 1);
+    assert_eq!(tell("two").await, 1);
+    assert_eq!(tell("one").await, 0);
+    let key = client.key(stream);
+    assert!(
+        client
+            .ledger
+            .load::<Integration>(&key, Until::Now)
+            .await
+            .unwrap()
+            .is_some()
+    );
+    assert!(
+        client
+            .ledger
+            .load::<Notification>(&key, Until::Now)
+            .await
+            .unwrap()
+            .is_none()
+    );
+    let record = checked_record(place).await;
+    assert!(
+        record
+            .iter()
+            .all(|event| event.event_type == names::INTEGRATION_CHANGED)
+    );
+    assert_eq!(record.len(), 2);
+}

@@ -1,0 +1,150 @@
+//! Whose key is destroyed cannot be read again, and can be written to again.
+//!
+//! Changes the table by hand, as an erasure does.
+
+use std::time::{Duration, Instant};
+
+use notification_ledger::domain::ids::EventId;
+use notification_ledger::ledger::Options;
+use notification_ledger::ledger::sealing::place as key_place;
+use notification_ledger::ledger::storage::StoredDataKey;
+
+use crate::client::{Client, checked_record, request_for};
+use crate::faulty::POISON;
+use crate::sealing::{SECRET, ann, confided, opened, with_poison};
+use crate::support::{Place, on_each_database};
+
+on_each_database!("current_thread":
+    what_is_erased_does_not_open_and_what_follows_does,
+    an_erasure_elsewhere_is_noticed_in_time,
+    a_key_that_was_erased_before_it_was_stored_is_replaced,
+    a_text_sealed_apart_after_an_erasure_opens,
+    a_key_that_is_gone_from_a_restored_ledger_is_made_anew,
+    an_erased_key_cannot_be_brought_back,
+);
+
+const ERASE: &str = "UPDATE data_keys SET wrapped_key = NULL, erased_at = 1
+    WHERE wrapped_key IS NOT NULL";
+
+fn process(place: &Place, key_cache_ttl: Duration) -> Client {
+    let options = Options {
+        key_cache_ttl,
+        ..Options::default()
+    };
+    Client::on(place, place.process(options))
+}
+
+async fn what_is_erased_does_not_open_and_what_follows_does(place: &Place) {
+    let client = process(place, Duration::ZERO);
+    let before = confided(&client).await;
+    assert_eq!(place.sql(ERASE).await.unwrap(), 1);
+
+    assert_eq!(opened(&client, before).await, None);
+    let after = confided(&client).await;
+    for client in [&client, &Client::of(place)] {
+        assert_eq!(opened(client, before).await, None);
+        assert_eq!(opened(client, after).await.as_deref(), Some(SECRET));
+    }
+    let places = [0, 1, 2].map(|generation| key_place(&client.key(after), &ann(), generation));
+    let keys = place.storage.data_keys(&places).await.unwrap();
+    let living: Vec<_> = keys
+        .iter()
+        .map(|key| (&key.place, key.wrapped_key.is_some()))
+        .collect();
+    assert_eq!(living.len(), 2);
+    assert!(living.contains(&(&places[0], false)) && living.contains(&(&places[1], true)));
+    assert_eq!(checked_record(place).await.len(), 2);
+}
+
+async fn an_erasure_elsewhere_is_noticed_in_time(place: &Place) {
+    let ttl = Duration::from_millis(300);
+    let client = process(place, ttl);
+    let stream = confided(&client).await;
+    let started = Instant::now();
+    assert_eq!(opened(&client, stream).await.as_deref(), Some(SECRET));
+    place.sql(ERASE).await.unwrap();
+    while opened(&client, stream).await.is_some() {
+        assert!(
+            started.elapsed() < ttl + Duration::from_secs(2),
+            "still opens"
+        );
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let after = confided(&client).await;
+    assert_eq!(
+        opened(&Client::of(place), after).await.as_deref(),
+        Some(SECRET)
+    );
+}
+
+async fn a_key_that_was_erased_before_it_was_stored_is_replaced(place: &Place) {
+    let late = with_poison(place);
+    let poisoned = late.correlating(POISON);
+    poisoned
+        .confide(late.new_stream(), request_for("ann"), SECRET)
+        .await
+        .unwrap_err();
+    let before = confided(&Client::of(place)).await;
+    place.sql(ERASE).await.unwrap();
+
+    let after = confided(&late).await;
+    for client in [late, Client::of(place)] {
+        assert_eq!(opened(&client, after).await.as_deref(), Some(SECRET));
+        assert_eq!(opened(&client, before).await, None);
+    }
+}
+
+async fn a_key_that_is_gone_from_a_restored_ledger_is_made_anew(place: &Place) {
+    let client = process(place, Duration::ZERO);
+    confided(&client).await;
+    place.sql("DELETE FROM data_keys").await.unwrap();
+
+    let after = confided(&client).await;
+    assert_eq!(
+        opened(&Client::of(place), after).await.as_deref(),
+        Some(SECRET)
+    );
+}
+
+async fn a_text_sealed_apart_after_an_erasure_opens(place: &Place) {
+    let late = with_poison(place);
+    let poisoned = late.correlating(POISON);
+    poisoned
+        .confide(late.new_stream(), request_for("ann"), SECRET)
+        .await
+        .unwrap_err();
+    confided(&Client::of(place)).await;
+    place.sql(ERASE).await.unwrap();
+
+    let stream = late.key(late.new_stream());
+    let id = EventId(late.surroundings.ids.time_ordered());
+    let sealed = late
+        .ledger
+        .seal_apart(&stream, &ann(), id, SECRET)
+        .await
+        .unwrap();
+    let opened = Client::of(place)
+        .ledger
+        .open(&stream, id, &sealed)
+        .await
+        .unwrap();
+    assert_eq!(opened.unwrap().as_str(), SECRET);
+}
+
+async fn an_erased_key_cannot_be_brought_back(place: &Place) {
+    let client = Client::of(place);
+    let stream = confided(&client).await;
+    let places = [key_place(&client.key(stream), &ann(), 0)];
+    let key = place.storage.data_keys(&places).await.unwrap().remove(0);
+    place.sql(ERASE).await.unwrap();
+
+    place.storage.add_data_key(&key).await.unwrap();
+    let standing = place.storage.data_keys(&places).await.unwrap();
+    assert_eq!(
+        standing,
+        [StoredDataKey {
+            wrapped_key: None,
+            ..key
+        }]
+    );
+}

@@ -1,0 +1,178 @@
+//! A storage that fails when it is told to, and tells what was committed together.
+
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use notification_ledger::domain::ids::{StreamId, TenantId};
+use notification_ledger::ledger::batch::{Plan, Questions};
+use notification_ledger::ledger::record::{Head, Partition, Position, RecordedEvent, StreamKey};
+use notification_ledger::ledger::storage::{
+    BatchWriter, BrokenStream, DataKeyPlace, Found, IdempotencyPlace, IdempotencyRecord, LogQuery,
+    Storage, StorageError, StoredDataKey,
+};
+
+/// Events with this correlation id are refused, as a database refuses rows.
+pub(crate) const POISON: &str = "poison";
+
+/// What becomes of the next commit.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Commit {
+    /// It is durable, but the connection breaks before anybody hears of it.
+    Unheard,
+    /// The connection breaks, and nothing is durable.
+    Lost,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct FaultyStorage {
+    inner: Arc<dyn Storage>,
+    plans: Arc<Plans>,
+}
+
+#[derive(Debug, Default)]
+struct Plans {
+    next_commit: Mutex<Option<Commit>>,
+    /// How many events each commit carried.
+    committed: Mutex<Vec<usize>>,
+}
+
+impl FaultyStorage {
+    pub(crate) fn new(inner: &Arc<dyn Storage>) -> Self {
+        Self {
+            inner: Arc::clone(inner),
+            plans: Arc::default(),
+        }
+    }
+
+    pub(crate) fn fail_next(&self, commit: Commit) {
+        *self.plans.next_commit.lock().unwrap() = Some(commit);
+    }
+
+    pub(crate) fn committed(&self) -> Vec<usize> {
+        self.plans.committed.lock().unwrap().clone()
+    }
+}
+
+struct FaultyWriter {
+    inner: Box<dyn BatchWriter>,
+    plans: Arc<Plans>,
+    events: usize,
+}
+
+fn broken() -> StorageError {
+    StorageError::Unavailable("the connection broke, as it was told to".into())
+}
+
+#[async_trait]
+impl BatchWriter for FaultyWriter {
+    async fn lock_heads(&mut self, partitions: &[Partition]) -> Result<Vec<Head>, StorageError> {
+        self.inner.lock_heads(partitions).await
+    }
+
+    async fn look_up(&mut self, questions: &Questions<'_>) -> Result<Found, StorageError> {
+        self.inner.look_up(questions).await
+    }
+
+    async fn insert(&mut self, plan: &Plan<'_>) -> Result<(), StorageError> {
+        let mut ids = plan
+            .events
+            .iter()
+            .map(|event| event.provenance.correlation_id.as_deref());
+        if ids.any(|id| id == Some(POISON)) {
+            return Err(StorageError::Rejected("poison".into()));
+        }
+        self.events = plan.events.len();
+        self.inner.insert(plan).await
+    }
+
+    async fn commit(&mut self) -> Result<(), StorageError> {
+        let fault = self.plans.next_commit.lock().unwrap().take();
+        if let Some(Commit::Lost) = fault {
+            self.inner.roll_back().await?;
+            return Err(broken());
+        }
+        self.inner.commit().await?;
+        self.plans.committed.lock().unwrap().push(self.events);
+        if fault.is_some() {
+            Err(broken())
+        } else {
+            Ok(())
+        }
+    }
+
+    async fn roll_back(&mut self) -> Result<(), StorageError> {
+        self.inner.roll_back().await
+    }
+}
+
+#[async_trait]
+impl Storage for FaultyStorage {
+    async fn writer(&self) -> Result<Box<dyn BatchWriter>, StorageError> {
+        Ok(Box::new(FaultyWriter {
+            inner: self.inner.writer().await?,
+            plans: Arc::clone(&self.plans),
+            events: 0,
+        }))
+    }
+
+    async fn streams(&self, streams: &[StreamKey]) -> Result<Vec<RecordedEvent>, StorageError> {
+        self.inner.streams(streams).await
+    }
+
+    async fn log(
+        &self,
+        partition: Partition,
+        after: Position,
+        limit: i64,
+    ) -> Result<Vec<RecordedEvent>, StorageError> {
+        self.inner.log(partition, after, limit).await
+    }
+
+    async fn tenant_log(&self, query: &LogQuery) -> Result<Vec<RecordedEvent>, StorageError> {
+        self.inner.tenant_log(query).await
+    }
+
+    async fn heads(&self) -> Result<Vec<Head>, StorageError> {
+        self.inner.heads().await
+    }
+
+    async fn broken_streams(
+        &self,
+        partition: Partition,
+    ) -> Result<Vec<BrokenStream>, StorageError> {
+        self.inner.broken_streams(partition).await
+    }
+
+    async fn idempotent(
+        &self,
+        keys: &[IdempotencyPlace],
+    ) -> Result<Vec<IdempotencyRecord>, StorageError> {
+        self.inner.idempotent(keys).await
+    }
+
+    async fn keep_answer(
+        &self,
+        record: &IdempotencyRecord,
+    ) -> Result<IdempotencyRecord, StorageError> {
+        self.inner.keep_answer(record).await
+    }
+
+    async fn data_keys(&self, keys: &[DataKeyPlace]) -> Result<Vec<StoredDataKey>, StorageError> {
+        self.inner.data_keys(keys).await
+    }
+
+    async fn add_data_key(&self, key: &StoredDataKey) -> Result<(), StorageError> {
+        self.inner.add_data_key(key).await
+    }
+
+    async fn referenced(
+        &self,
+        partition: Partition,
+        tenant_id: &TenantId,
+        references: &[String],
+    ) -> Result<Vec<StreamId>, StorageError> {
+        self.inner
+            .referenced(partition, tenant_id, references)
+            .await
+    }
+}

@@ -1,0 +1,214 @@
+//! Whoever shares a batch shares nothing else: not bad data, not a conflict, not a hang-up.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use futures_util::poll;
+use notification_ledger::ledger::lane::QueueLimits;
+use notification_ledger::ledger::storage::StorageError;
+use notification_ledger::ledger::{CommandError, LedgerError, Options};
+
+use crate::client::{Client, Told, checked_record, request, sent};
+use crate::faulty::{Commit, FaultyStorage, POISON};
+use crate::support::{Place, on_each_storage};
+
+on_each_storage!("current_thread":
+    what_queues_up_is_committed_together,
+    a_bad_request_harms_nobody_else_in_its_batch,
+    who_hangs_up_harms_nobody_else_in_the_batch,
+    an_unheard_commit_is_not_repeated,
+    a_lost_commit_can_be_repeated,
+    a_full_queue_says_so_at_once,
+    a_full_queue_says_so_by_its_bytes,
+    a_large_command_passes_an_empty_queue,
+);
+
+/// A caller of a process on a storage that can be made to fail.
+fn faulty(place: &Place) -> (FaultyStorage, Client) {
+    let storage = FaultyStorage::new(&place.storage);
+    let ledger = place.process_on(Arc::new(storage.clone()), Options::default());
+    (storage, Client::on(place, ledger))
+}
+
+/// New notifications, one for each client. They wait for nothing before they are queued, so on
+/// one thread they share a batch.
+async fn together(clients: &[Client]) -> Vec<Told> {
+    join_all(
+        clients
+            .iter()
+            .map(|client| client.begin(client.new_stream(), request())),
+    )
+    .await
+}
+
+fn rejected(told: &Told) -> bool {
+    let Err(CommandError::Ledger(LedgerError::Storage(error))) = told else {
+        return false;
+    };
+    matches!(**error, StorageError::Rejected(_))
+}
+
+fn unavailable(told: &Told) -> bool {
+    let Err(CommandError::Ledger(LedgerError::Storage(error))) = told else {
+        return false;
+    };
+    matches!(**error, StorageError::Unavailable(_))
+}
+
+fn overloaded(told: &Told) -> bool {
+    matches!(told, Err(CommandError::Ledger(LedgerError::Overloaded)))
+}
+
+async fn what_queues_up_is_committed_together(place: &Place) {
+    let (storage, client) = faulty(place);
+    let elsewhere = client.clone().for_tenant("globex", 1);
+
+    together(&[client.clone(), elsewhere, client]).await;
+    assert_eq!(storage.committed(), [3]);
+    checked_record(place).await;
+}
+
+async fn a_bad_request_harms_nobody_else_in_its_batch(place: &Place) {
+    let (storage, client) = faulty(place);
+    let mut clients = vec![client.clone(); 9];
+    clients[4] = client.correlating(POISON);
+
+    let told = together(&clients).await;
+    let bad: Vec<_> = (0..9).filter(|number| told[*number].is_err()).collect();
+    assert_eq!(bad, [4]);
+    assert!(rejected(&told[4]), "{:?}", told[4]);
+    // The halves without it are committed whole, in the order they came.
+    assert_eq!(storage.committed(), [4, 1, 3]);
+    let record = checked_record(place).await;
+    let streams: Vec<_> = record.iter().map(|event| event.stream_id).collect();
+    let told: Vec<_> = told
+        .iter()
+        .flatten()
+        .map(|done| done.stream.stream_id)
+        .collect();
+    assert_eq!(streams, told);
+}
+
+async fn who_hangs_up_harms_nobody_else_in_the_batch(place: &Place) {
+    let (storage, client) = faulty(place);
+    let stream = client.new_stream();
+    let neighbour = client.begin(client.new_stream(), request());
+    tokio::pin!(neighbour);
+    {
+        let hanging_up = client.begin(stream, request());
+        tokio::pin!(hanging_up);
+        assert!(poll!(&mut hanging_up).is_pending());
+        assert!(poll!(&mut neighbour).is_pending());
+    }
+
+    neighbour.await.unwrap();
+    assert_eq!(storage.committed(), [2]);
+    // The one who hung up can go on, too.
+    assert_eq!(
+        client
+            .tell(stream, sent("sg-1"))
+            .await
+            .unwrap()
+            .tip
+            .sequence
+            .0,
+        2
+    );
+    assert_eq!(checked_record(place).await.len(), 3);
+}
+
+async fn an_unheard_commit_is_not_repeated(place: &Place) {
+    let (storage, client) = faulty(place);
+    let stream = client.requested().await;
+    client.tell(stream, sent("sg-0")).await.unwrap();
+    let keyed = client.with_key("k", 1);
+    storage.fail_next(Commit::Unheard);
+    let told = keyed.begin(client.new_stream(), request()).await;
+    assert!(
+        told.is_ok_and(|done| done.replayed),
+        "the key tells what became of it"
+    );
+
+    storage.fail_next(Commit::Unheard);
+    let told = client.tell(stream, sent("sg-1")).await;
+    assert!(unavailable(&told), "{told:?}");
+    let again = client.tell(stream, sent("sg-1")).await.unwrap();
+    assert_eq!((again.appended, again.tip.sequence.0), (0, 3));
+    assert_eq!(checked_record(place).await.len(), 4);
+}
+
+async fn a_lost_commit_can_be_repeated(place: &Place) {
+    let (storage, client) = faulty(place);
+    let stream = client.requested().await;
+    let keyed = client.with_key("k", 1);
+    storage.fail_next(Commit::Lost);
+    let told = keyed.tell(stream, sent("sg-1")).await;
+    assert!(unavailable(&told), "{told:?}");
+    assert_eq!(checked_record(place).await.len(), 1);
+
+    let again = keyed.tell(stream, sent("sg-1")).await.unwrap();
+    assert_eq!((again.appended, again.replayed), (1, false));
+    assert_eq!(checked_record(place).await.len(), 2);
+}
+
+fn with_queue(place: &Place, queue: QueueLimits) -> Client {
+    let options = Options {
+        queue,
+        ..Options::default()
+    };
+    Client::on(place, place.process(options))
+}
+
+async fn a_full_queue_says_so_at_once(place: &Place) {
+    let client = with_queue(
+        place,
+        QueueLimits {
+            commands: 2,
+            bytes: 1 << 20,
+        },
+    );
+
+    let told = together(&vec![client.clone(); 5]).await;
+    let answers: Vec<_> = told.iter().map(overloaded).collect();
+    assert_eq!(answers, [false, false, true, true, true]);
+    assert_eq!(told.iter().flatten().count(), 2);
+    client.requested().await;
+    assert_eq!(checked_record(place).await.len(), 3);
+}
+
+async fn a_full_queue_says_so_by_its_bytes(place: &Place) {
+    // Over all lanes, and one command is at least half a kilobyte.
+    let queue = QueueLimits {
+        commands: 100,
+        bytes: 1500,
+    };
+    let options = Options {
+        queue,
+        lanes: 2,
+        ..Options::default()
+    };
+    let one = Client::on(place, place.process(options));
+    let other = one.clone().for_tenant("globex", 1);
+
+    let told = together(&[one.clone(), other.clone(), one.clone(), other]).await;
+    let answers: Vec<_> = told.iter().map(overloaded).collect();
+    assert_eq!(answers, [false, false, true, true]);
+    for told in together(&[one.clone(), one]).await {
+        told.unwrap();
+    }
+    assert_eq!(checked_record(place).await.len(), 4);
+}
+
+async fn a_large_command_passes_an_empty_queue(place: &Place) {
+    let client = with_queue(
+        place,
+        QueueLimits {
+            commands: 100,
+            bytes: 10,
+        },
+    );
+
+    let told = together(&[client.clone(), client.clone()]).await;
+    assert!(told[0].is_ok() && overloaded(&told[1]), "{told:?}");
+    client.requested().await;
+}
