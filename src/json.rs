@@ -114,7 +114,10 @@ impl Faults {
 /// [`Unreadable::Malformed`] for invalid UTF-8, too deep nesting, or anything but one JSON value.
 pub fn document(body: &[u8]) -> Result<&RawValue, Unreadable> {
     let text = std::str::from_utf8(body).map_err(|error| {
-        Unreadable::Malformed(format!("the body is not UTF-8 at byte {}", error.valid_up_to()))
+        Unreadable::Malformed(format!(
+            "the body is not UTF-8 at byte {}",
+            error.valid_up_to()
+        ))
     })?;
     if nesting(text) > DEPTH_MAX {
         return Err(Unreadable::Malformed(format!(
@@ -131,7 +134,11 @@ fn malformed(error: &serde_json::Error) -> String {
     } else {
         "the body is not valid JSON"
     };
-    format!("{problem}, at line {} column {}", error.line(), error.column())
+    format!(
+        "{problem}, at line {} column {}",
+        error.line(),
+        error.column()
+    )
 }
 
 /// How deep arrays and objects are nested, counted without recursion.
@@ -285,7 +292,10 @@ impl<'a> Fields<'a> {
         }
         match serde_json::from_str::<Members<'_>>(value.get()) {
             Ok(Members { count, .. }) if count > MEMBERS_MAX => {
-                faults.add(pointer, format!("has {count} members; at most {MEMBERS_MAX} are allowed"));
+                faults.add(
+                    pointer,
+                    format!("has {count} members; at most {MEMBERS_MAX} are allowed"),
+                );
                 None
             }
             Ok(Members { kept, .. }) => Some(Self {
@@ -407,7 +417,10 @@ impl<'a> Fields<'a> {
         let text: String = self.value(name, "a text", faults)?;
         let value = from_word(&text);
         if value.is_none() {
-            faults.add(self.pointer(name), format!("must be one of: {}", words.join(", ")));
+            faults.add(
+                self.pointer(name),
+                format!("must be one of: {}", words.join(", ")),
+            );
         }
         value
     }
@@ -452,11 +465,22 @@ impl<'a> Fields<'a> {
     }
 
     /// A member that is a list of texts, at most so many.
-    pub fn list(&mut self, name: &'static str, items_max: usize, faults: &mut Faults) -> Option<Vec<String>> {
+    pub fn list(
+        &mut self,
+        name: &'static str,
+        items_max: usize,
+        faults: &mut Faults,
+    ) -> Option<Vec<String>> {
         let items = self.items(name, items_max, faults)?;
         let at = self.pointer(name);
         if items.count > items_max {
-            faults.add(at, format!("has {} entries; at most {items_max} are allowed", items.count));
+            faults.add(
+                at,
+                format!(
+                    "has {} entries; at most {items_max} are allowed",
+                    items.count
+                ),
+            );
             return None;
         }
         let mut texts = Vec::with_capacity(items.count);
@@ -484,7 +508,10 @@ impl<'a> Fields<'a> {
         if fields.members.len() > entries_max {
             faults.add(
                 &fields.pointer,
-                format!("has {} entries; at most {entries_max} are allowed", fields.members.len()),
+                format!(
+                    "has {} entries; at most {entries_max} are allowed",
+                    fields.members.len()
+                ),
             );
         }
         let mut texts = BTreeMap::new();
@@ -499,7 +526,10 @@ impl<'a> Fields<'a> {
             };
             let chars = text.chars().count();
             if chars > chars_max {
-                faults.add(&at, format!("has {chars} characters; at most {chars_max} are allowed"));
+                faults.add(
+                    &at,
+                    format!("has {chars} characters; at most {chars_max} are allowed"),
+                );
             }
             if texts.insert(key.clone().into_owned(), text).is_some() {
                 faults.add(at, "appears more than once");
@@ -553,7 +583,10 @@ impl<'a> Fields<'a> {
                 return;
             }
             if !self.known.contains(&name.as_ref()) {
-                faults.add(self.pointer(name), format!("is not known here; known are: {known}"));
+                faults.add(
+                    self.pointer(name),
+                    format!("is not known here; known are: {known}"),
+                );
             }
         }
     }
@@ -564,7 +597,11 @@ mod tests {
     use super::*;
 
     fn pointers(faults: &Faults) -> Vec<&str> {
-        faults.0.iter().map(|fault| fault.pointer.as_str()).collect()
+        faults
+            .0
+            .iter()
+            .map(|fault| fault.pointer.as_str())
+            .collect()
     }
 
     #[test]
@@ -594,12 +631,16 @@ mod tests {
 
         assert!(Fields::of(document(body.as_bytes()).unwrap(), "", &mut faults).is_none());
 
-        assert_eq!(faults.0[0].message, "has 100000 members; at most 1000 are allowed");
+        assert_eq!(
+            faults.0[0].message,
+            "has 100000 members; at most 1000 are allowed"
+        );
     }
 
     #[test]
     fn a_list_says_which_of_its_entries_is_wrong() {
-        let body = br#"{"good": ["a", "b"], "mixed": ["a", 1, null], "long": [1, 2, 3, 4], "none": {}}"#;
+        let body =
+            br#"{"good": ["a", "b"], "mixed": ["a", 1, null], "long": [1, 2, 3, 4], "none": {}}"#;
         let mut faults = Faults::default();
         let mut fields = Fields::of(document(body).unwrap(), "", &mut faults).unwrap();
 
@@ -609,7 +650,10 @@ mod tests {
         }
 
         assert_eq!(good, ["a", "b"]);
-        assert_eq!(pointers(&faults), ["/mixed/1", "/mixed/2", "/long", "/none"]);
+        assert_eq!(
+            pointers(&faults),
+            ["/mixed/1", "/mixed/2", "/long", "/none"]
+        );
     }
 
     #[test]
@@ -620,13 +664,22 @@ mod tests {
 
         let payload = fields.verbatim_object("p", 1000, &mut faults).unwrap();
 
-        assert_eq!(payload.get(), r#"{"n": 1.10000000000000000001, "b": 1, "a": 2}"#);
+        assert_eq!(
+            payload.get(),
+            r#"{"n": 1.10000000000000000001, "b": 1, "a": 2}"#
+        );
         assert!(faults.is_empty());
     }
 
     #[test]
     fn broken_texts_are_malformed_and_not_quoted() {
-        for body in [&b"{\"secret\""[..], b"", b"{} {}", b"\xff\xfe", b"nope-secret"] {
+        for body in [
+            &b"{\"secret\""[..],
+            b"",
+            b"{} {}",
+            b"\xff\xfe",
+            b"nope-secret",
+        ] {
             let Err(Unreadable::Malformed(detail)) = document(body) else {
                 panic!("{body:?} passed");
             };
@@ -638,7 +691,10 @@ mod tests {
     fn ten_megabytes_of_brackets_are_refused() {
         let body = "[".repeat(10 * 1024 * 1024);
 
-        assert!(matches!(document(body.as_bytes()), Err(Unreadable::Malformed(_))));
+        assert!(matches!(
+            document(body.as_bytes()),
+            Err(Unreadable::Malformed(_))
+        ));
         assert_eq!(nesting(r#"{"a": "[[[[\"[["}"#), 1);
     }
 }

@@ -68,7 +68,9 @@ pub enum Problem {
     UnsupportedMediaType { expected: &'static str },
     #[error("{}", summary(.0))]
     Invalid(Vec<Fault>),
-    #[error("this Idempotency-Key was used for another request before; a new request needs a new key")]
+    #[error(
+        "this Idempotency-Key was used for another request before; a new request needs a new key"
+    )]
     IdempotencyKeyReused,
     #[error("the request took too long to arrive")]
     RequestTimeout,
@@ -140,7 +142,10 @@ fn summary(faults: &[Fault]) -> String {
     match faults {
         [only] if only.pointer.is_empty() => only.message.clone(),
         [only] => format!("{} {}", only.pointer, only.message),
-        many => format!("{} things are wrong with the request; see `errors`", many.len()),
+        many => format!(
+            "{} things are wrong with the request; see `errors`",
+            many.len()
+        ),
     }
 }
 
@@ -175,12 +180,18 @@ pub struct ProblemDocument<'a> {
 
 fn codes() -> Schema {
     let names = Code::ALL.iter().map(|code| code.as_str());
-    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(names)).into()
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(names))
+        .into()
 }
 
 fn statuses() -> Schema {
     let names = Status::WORDS.iter().copied();
-    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(names)).into()
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(names))
+        .into()
 }
 
 impl Problem {
@@ -282,10 +293,16 @@ pub fn render(response: Response, request_id: &str) -> Response {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
     match problem.as_ref() {
         Problem::Overloaded(_) | Problem::ProjectionBehind { .. } | Problem::Unavailable(_) => {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER.as_secs()));
+            headers.insert(
+                header::RETRY_AFTER,
+                HeaderValue::from(RETRY_AFTER.as_secs()),
+            );
         }
         Problem::Paused => {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_PAUSE.as_secs()));
+            headers.insert(
+                header::RETRY_AFTER,
+                HeaderValue::from(RETRY_AFTER_PAUSE.as_secs()),
+            );
         }
         Problem::Unauthenticated(_) => {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -323,9 +340,9 @@ impl From<LedgerError> for Problem {
             LedgerError::Overloaded => {
                 Self::Overloaded("more is waiting to be written than may wait; try again soon")
             }
-            LedgerError::Contended => Self::Overloaded(
-                "too many others are writing to this notification; try again soon",
-            ),
+            LedgerError::Contended => {
+                Self::Overloaded("too many others are writing to this notification; try again soon")
+            }
             LedgerError::VersionMismatch { expected, current } => Self::VersionMismatch(format!(
                 "the notification is at version {current}, not {expected}; read it and decide again"
             )),
@@ -337,6 +354,7 @@ impl From<LedgerError> for Problem {
                 }
                 StorageError::Rejected(_) | StorageError::Damaged { .. } => internal(&error),
             },
+            LedgerError::OtherKind => Self::NotFound("there is no such notification"),
             LedgerError::Stopped => Self::Unavailable("the service is shutting down; try again"),
             LedgerError::Undecodable { .. }
             | LedgerError::Unopenable

@@ -29,6 +29,10 @@ pub struct Answer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     location: Option<String>,
     body: Box<RawValue>,
+    /// Part of the work could not be done just now: the same call may do better later, so this
+    /// is not its answer for ever.
+    #[serde(skip)]
+    is_unfinished: bool,
 }
 
 impl Answer {
@@ -42,6 +46,7 @@ impl Answer {
             position: None,
             location: None,
             body,
+            is_unfinished: false,
         })
     }
 
@@ -54,6 +59,13 @@ impl Answer {
     #[must_use]
     pub fn with_location(mut self, location: String) -> Self {
         self.location = Some(location);
+        self
+    }
+
+    /// Says whether part of the work could not be done just now. Then it is not kept.
+    #[must_use]
+    pub fn unfinished(mut self, is_unfinished: bool) -> Self {
+        self.is_unfinished = is_unfinished;
         self
     }
 
@@ -129,10 +141,19 @@ pub async fn keep(
     claim: &Idempotency,
     answer: Answer,
 ) -> Result<Response, Problem> {
+    if answer.is_unfinished {
+        return Ok(answer.response(false));
+    }
     let context = context(tenant, claim);
     let text = serde_json::to_vec(&answer).map_err(|error| internal(&error))?;
-    let sealed = state.master.wrap(&context, &text).map_err(LedgerError::from)?;
-    let standing = state.ledger.keep_answer(tenant, claim, Some(sealed.clone())).await?;
+    let sealed = state
+        .master
+        .wrap(&context, &text)
+        .map_err(LedgerError::from)?;
+    let standing = state
+        .ledger
+        .keep_answer(tenant, claim, Some(sealed.clone()))
+        .await?;
     match standing.answer {
         // Another call with the same key was quicker: there is only one first answer.
         Some(first) if first != sealed => again(state, &context, &first),
@@ -166,7 +187,10 @@ fn context(tenant: &TenantPlace, claim: &Idempotency) -> String {
 }
 
 fn again(state: &ApiState, context: &str, kept: &str) -> Result<Response, Problem> {
-    let text = state.master.unwrap(context, kept).map_err(LedgerError::from)?;
+    let text = state
+        .master
+        .unwrap(context, kept)
+        .map_err(LedgerError::from)?;
     let answer: Answer = serde_json::from_slice(&text).map_err(|error| internal(&error))?;
     Ok(answer.response(true))
 }

@@ -81,7 +81,9 @@ impl Arrival {
             return;
         }
         // Read to its end, or still being read by a stream of answers: then there is nothing to do.
-        let Ok(rest) = self.rest.try_recv() else { return };
+        let Ok(rest) = self.rest.try_recv() else {
+            return;
+        };
         // Whether all of it came or not, the answer is sent now.
         let _ = tokio::time::timeout(REST_TIME_MAX, discard(rest)).await;
     }
@@ -106,7 +108,9 @@ impl Stream for Watched {
             return Poll::Ready(None);
         };
         let polled = body.poll_next_unpin(context);
-        self.notes.waiting.store(polled.is_pending(), Ordering::Relaxed);
+        self.notes
+            .waiting
+            .store(polled.is_pending(), Ordering::Relaxed);
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
             self.body = None;
         }

@@ -186,9 +186,17 @@ fn request(fields: &mut Fields<'_>, payload_bytes_max: usize, faults: &mut Fault
     if let (Some(scheduled), Some(expires)) = (scheduled_at, expires_at)
         && expires <= scheduled
     {
-        faults.add(fields.pointer("expires_at"), "must be later than scheduled_at");
+        faults.add(
+            fields.pointer("expires_at"),
+            "must be later than scheduled_at",
+        );
     }
-    let metadata = fields.texts("metadata", METADATA_ENTRIES_MAX, METADATA_VALUE_CHARS_MAX, faults);
+    let metadata = fields.texts(
+        "metadata",
+        METADATA_ENTRIES_MAX,
+        METADATA_VALUE_CHARS_MAX,
+        faults,
+    );
     let correlation_id = fields.name("correlation_id", faults);
     let causation_id = fields.name("causation_id", faults);
 
@@ -233,7 +241,9 @@ fn subscriber(fields: &mut Fields<'_>, faults: &mut Faults) -> Option<(Subscribe
 }
 
 fn channels(fields: &mut Fields<'_>, faults: &mut Faults) -> Vec<String> {
-    let channels = fields.list("channels", CHANNELS_MAX, faults).unwrap_or_default();
+    let channels = fields
+        .list("channels", CHANNELS_MAX, faults)
+        .unwrap_or_default();
     let at = fields.pointer("channels");
     for (index, name) in channels.iter().enumerate() {
         if ids::check_slug(name).is_err() {
@@ -246,7 +256,10 @@ fn channels(fields: &mut Fields<'_>, faults: &mut Faults) -> Vec<String> {
 }
 
 fn not_a_channel() -> String {
-    format!("must be one of {}, or a slug of your own", CHANNELS.join(", "))
+    format!(
+        "must be one of {}, or a slug of your own",
+        CHANNELS.join(", ")
+    )
 }
 
 fn classification(fields: &mut Fields<'_>, faults: &mut Faults) -> Classification {
@@ -296,7 +309,10 @@ fn message(fields: &mut Fields<'_>, faults: &mut Faults) -> MessageRef {
         return MessageRef::default();
     };
     let channel = fields.name("channel", faults);
-    if channel.as_deref().is_some_and(|channel| ids::check_slug(channel).is_err()) {
+    if channel
+        .as_deref()
+        .is_some_and(|channel| ids::check_slug(channel).is_err())
+    {
         faults.add(fields.pointer("channel"), not_a_channel());
     }
     let message = MessageRef {
@@ -323,7 +339,12 @@ fn fact(
         CommandName::Read => (Fact::Read, None),
         CommandName::Bounced => {
             let bounce_type = fields
-                .word("bounce_type", BounceType::WORDS, BounceType::from_word, faults)
+                .word(
+                    "bounce_type",
+                    BounceType::WORDS,
+                    BounceType::from_word,
+                    faults,
+                )
                 .unwrap_or(BounceType::Unknown);
             let code = fields.name("code", faults);
             let reason = fields.text("reason", FREE_TEXT_BYTES_MAX, faults);

@@ -41,7 +41,10 @@ pub fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
 /// [`Problem::UnsupportedMediaType`].
 pub fn require_plain(headers: &HeaderMap) -> Result<(), Problem> {
     let encodings = headers.get_all(header::CONTENT_ENCODING);
-    if encodings.iter().all(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+    if encodings
+        .iter()
+        .all(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
+    {
         Ok(())
     } else {
         Err(Problem::UnsupportedMediaType {
@@ -117,7 +120,9 @@ pub async fn read_body(
         let frame = frame.map_err(|_| {
             Problem::MalformedJson("the body ended before it was complete".to_owned())
         })?;
-        let Ok(data) = frame.into_data() else { continue };
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
         let length = whole.as_ref().map_or(joined.len(), Bytes::len) + data.len();
         if length > bytes_max {
             return Err(too_large(format!("more than {bytes_max} bytes")));

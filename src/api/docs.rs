@@ -53,7 +53,10 @@ pub async fn page() -> Result<Response, Problem> {
         .replace("href=\"./", "href=\"docs/")
         .replace("src=\"./", "src=\"docs/")
         .replace("href=\"index.css", "href=\"docs/index.css")
-        .replace("<title>Swagger UI</title>", "<title>Notification ledger: API</title>");
+        .replace(
+            "<title>Swagger UI</title>",
+            "<title>Notification ledger: API</title>",
+        );
     Ok(guarded(&file.content_type, page.into()))
 }
 

@@ -103,16 +103,32 @@ fn log_query(tenant: &TenantPlace, query: LogParameters) -> Result<LogQuery, Pro
     }
     if query.subscriber_id.len() > SUBSCRIBERS_MAX {
         let count = query.subscriber_id.len();
-        faults.add("?subscriber_id", format!("comes {count} times; at most {SUBSCRIBERS_MAX} are allowed"));
+        faults.add(
+            "?subscriber_id",
+            format!("comes {count} times; at most {SUBSCRIBERS_MAX} are allowed"),
+        );
     }
-    for error in query.subscriber_id.iter().filter_map(|id| check_name(id).err()) {
+    for error in query
+        .subscriber_id
+        .iter()
+        .filter_map(|id| check_name(id).err())
+    {
         faults.add("?subscriber_id", error.to_string());
     }
     let named = query.types.iter().flat_map(|types| types.split(','));
     let event_types: BTreeSet<String> = named.map(ToOwned::to_owned).collect();
-    for unknown in event_types.iter().filter(|name| !names::ALL.contains(&name.as_str())) {
+    for unknown in event_types
+        .iter()
+        .filter(|name| !names::ALL.contains(&name.as_str()))
+    {
         let name: String = unknown.chars().take(64).collect();
-        faults.add("?types", format!("`{name}` is no event type; known are: {}", names::ALL.join(", ")));
+        faults.add(
+            "?types",
+            format!(
+                "`{name}` is no event type; known are: {}",
+                names::ALL.join(", ")
+            ),
+        );
     }
     let from = time("?from", query.from.as_deref(), Timestamp::MIN, &mut faults);
     let to = time("?to", query.to.as_deref(), Timestamp::MAX, &mut faults);

@@ -64,9 +64,7 @@ fn min_position(
     let mut wanted: Option<LedgerPosition> = None;
     for value in headers.get_all(LEDGER_MIN_POSITION) {
         let text = value.to_str().unwrap_or_default().trim();
-        let position: LedgerPosition = text
-            .parse()
-            .map_err(|error| fault(format!("{error}")))?;
+        let position: LedgerPosition = text.parse().map_err(|error| fault(format!("{error}")))?;
         if position.partition != tenant.partition {
             return Err(fault("is a position of another part of the ledger"));
         }

@@ -83,7 +83,10 @@ pub async fn events(
     let Loaded { stream, tip, .. } = load(&state, tenant, id, query, &headers).await?;
     let events = state.ledger.stream(&stream).await?;
     let mut data = Vec::with_capacity(events.len());
-    for event in events.iter().take_while(|event| event.sequence <= tip.sequence) {
+    for event in events
+        .iter()
+        .take_while(|event| event.sequence <= tip.sequence)
+    {
         data.push(view::event(&state, &stream, event).await?);
     }
     json_response(&Page {
@@ -116,7 +119,10 @@ fn until(state: &ApiState, tenant: &TenantPlace, query: AsOf) -> Result<Until, P
     };
     if let Ok(position) = as_of.parse::<LedgerPosition>() {
         if position.partition != tenant.partition {
-            return Err(Problem::invalid("?as_of", "is a position of another part of the ledger"));
+            return Err(Problem::invalid(
+                "?as_of",
+                "is a position of another part of the ledger",
+            ));
         }
         return Ok(Until::Position(position.position));
     }

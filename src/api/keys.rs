@@ -129,7 +129,12 @@ pub async fn create(
 /// From what the secret follows. The fingerprint has a fixed length and comes last, so no two
 /// claims give the same text.
 fn context(account: &TenantPlace, claim: &Idempotency) -> String {
-    format!("api-key/{}/{}/{}", account.tenant_id, claim.key, hex(&claim.fingerprint))
+    format!(
+        "api-key/{}/{}/{}",
+        account.tenant_id,
+        claim.key,
+        hex(&claim.fingerprint)
+    )
 }
 
 async fn make(
@@ -154,7 +159,9 @@ async fn make(
     let answer = Answer::new(StatusCode::CREATED, &view)?.with_location(location);
     let mut response = answer.response(replayed);
     let no_store = HeaderValue::from_static("no-store");
-    response.headers_mut().insert(header::CACHE_CONTROL, no_store);
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, no_store);
     Ok(response)
 }
 
@@ -208,14 +215,18 @@ fn scopes(fields: &mut Fields<'_>, faults: &mut Faults) -> Option<Scopes> {
         return None;
     }
     let scopes = Scopes::from_names(names.iter().map(String::as_str));
-    scopes.map_err(|error| faults.add(at, error.to_string())).ok()
+    scopes
+        .map_err(|error| faults.add(at, error.to_string()))
+        .ok()
 }
 
 /// The key that the caller may make.
 fn wanted(caller: &Caller, asked: Asked) -> Result<NewKey, Problem> {
     let own = caller.tenant_if_any().map(|tenant| &tenant.tenant_id);
     if !caller.is_operator() && asked.is_operator {
-        return Err(Problem::Forbidden("only an operator makes operator keys".to_owned()));
+        return Err(Problem::Forbidden(
+            "only an operator makes operator keys".to_owned(),
+        ));
     }
     let tenant_id = match (asked.tenant_id, own) {
         (None, None) if asked.is_operator => None,
@@ -228,7 +239,9 @@ fn wanted(caller: &Caller, asked: Asked) -> Result<NewKey, Problem> {
                 Problem::invalid("/tenant_id", "is not the tenant that X-Tenant-Id names")
             } else {
                 // Whether there is such a tenant makes no difference.
-                Problem::Forbidden("this key administers the keys of its own tenant only".to_owned())
+                Problem::Forbidden(
+                    "this key administers the keys of its own tenant only".to_owned(),
+                )
             });
         }
         (Some(named), _) => Some(named),
@@ -238,7 +251,11 @@ fn wanted(caller: &Caller, asked: Asked) -> Result<NewKey, Problem> {
             return Err(Problem::invalid("/tenant_id", message));
         }
     };
-    let usual = if tenant_id.is_none() { Scopes::ALL } else { Scopes::default() };
+    let usual = if tenant_id.is_none() {
+        Scopes::ALL
+    } else {
+        Scopes::default()
+    };
     Ok(NewKey {
         tenant_id,
         name: asked.name,
@@ -269,7 +286,10 @@ pub async fn list(
         owner: tenant_id.map_or("", TenantId::as_str),
     };
     let wanted = list.wanted(&state.master, query)?;
-    let keys = state.registry.keys(tenant_id, wanted.after, wanted.limit + 1).await?;
+    let keys = state
+        .registry
+        .keys(tenant_id, wanted.after, wanted.limit + 1)
+        .await?;
     let cursor = |key: &ApiKey| list.cursor(&state.master, key.cursor());
     json_response(&Page::of(keys, wanted.limit, cursor, KeyView::from))
 }
@@ -315,7 +335,11 @@ pub async fn revoke(
     Id(key_id): Id<KeyId>,
 ) -> Result<Response, Problem> {
     let tenant_id = caller.administers(&state)?.map(|tenant| &tenant.tenant_id);
-    let key = state.registry.revoke(key_id, tenant_id).await?.ok_or(NO_SUCH_KEY)?;
+    let key = state
+        .registry
+        .revoke(key_id, tenant_id)
+        .await?
+        .ok_or(NO_SUCH_KEY)?;
     tracing::info!(key.id = %key_id, "an API key was revoked");
     json_response(&KeyView::from(key))
 }

@@ -32,7 +32,7 @@ pub mod tenants;
 pub mod view;
 
 use axum::Router;
-use axum::routing::{get, post};
+use axum::routing::get;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -41,17 +41,6 @@ pub use state::{ApiState, Limits, Parts, Readiness};
 /// Every route of our own API. [`observe::observe`] still has to be put around it.
 pub fn router() -> Router<ApiState> {
     Router::from(documented())
-        .route("/v1/webhook-sources", get(sources::list).post(sources::create))
-        .route(
-            "/v1/webhook-sources/{id}",
-            get(sources::show).patch(sources::change).delete(sources::delete),
-        )
-        .route("/v1/webhook-quarantine", get(quarantine::list))
-        .route(
-            "/v1/webhook-quarantine/{id}",
-            get(quarantine::show).delete(quarantine::delete),
-        )
-        .route("/v1/webhook-quarantine/{id}/retry", post(quarantine::retry))
         .route("/openapi.json", get(docs::document))
         .route("/docs", get(docs::page))
         .route("/docs/{*file}", get(docs::file))
@@ -76,6 +65,11 @@ fn documented() -> OpenApiRouter<ApiState> {
         .routes(routes!(notifications::suppressed))
         .routes(routes!(bulk::commands))
         .routes(routes!(events::list))
+        .routes(routes!(sources::create, sources::list))
+        .routes(routes!(sources::show, sources::change, sources::delete))
+        .routes(routes!(quarantine::list))
+        .routes(routes!(quarantine::show, quarantine::delete))
+        .routes(routes!(quarantine::retry))
         .routes(routes!(tenants::create, tenants::list))
         .routes(routes!(tenants::show))
         .routes(routes!(keys::create, keys::list))

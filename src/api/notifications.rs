@@ -203,7 +203,12 @@ fn read_wish(state: &ApiState, command: CommandName, body: &[u8]) -> Result<Wish
     };
     let mut faults = Faults::default();
     let wish = Fields::of(document, "", &mut faults).and_then(|mut fields| {
-        let wish = body::read(command, &mut fields, state.limits.payload_bytes_max, &mut faults);
+        let wish = body::read(
+            command,
+            &mut fields,
+            state.limits.payload_bytes_max,
+            &mut faults,
+        );
         fields.finish(&mut faults);
         wish
     });
@@ -280,7 +285,10 @@ async fn answer(
 }
 
 /// A notification as an answer, with its version and its place in the ledger.
-pub(super) fn shown(view: &NotificationView, position: LedgerPosition) -> Result<Response, Problem> {
+pub(super) fn shown(
+    view: &NotificationView,
+    position: LedgerPosition,
+) -> Result<Response, Problem> {
     let mut response = json_response(view)?;
     let headers = response.headers_mut();
     if let Ok(position) = HeaderValue::from_str(&position.to_string()) {
@@ -295,7 +303,14 @@ pub(super) fn shown(view: &NotificationView, position: LedgerPosition) -> Result
 /// A JSON answer. Unlike `axum::Json`, a value that does not serialise is a problem like others.
 pub fn json_response<T: Serialize>(value: &T) -> Result<Response, Problem> {
     let body = serde_json::to_vec(value).map_err(|error| crate::problem::internal(&error))?;
-    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response())
+    Ok((
+        [(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        )],
+        body,
+    )
+        .into_response())
 }
 
 impl StreamKey {

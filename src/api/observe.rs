@@ -36,7 +36,10 @@ pub async fn observe(State(state): State<ApiState>, mut request: Request, next: 
         notification.id = tracing::field::Empty,
     );
     if let Some(parent) = &trace {
-        let state = request.headers().get("tracestate").and_then(|state| state.to_str().ok());
+        let state = request
+            .headers()
+            .get("tracestate")
+            .and_then(|state| state.to_str().ok());
         set_parent_from(&span, parent, state);
     }
     request.extensions_mut().insert(RequestId(id.clone()));
@@ -49,7 +52,9 @@ pub async fn observe(State(state): State<ApiState>, mut request: Request, next: 
     }
     let status = response.status();
     let took = started.elapsed();
-    state.metrics.http_request(method.as_str(), &route, status.as_u16(), took);
+    state
+        .metrics
+        .http_request(method.as_str(), &route, status.as_u16(), took);
     log(&span, status, took);
     response
 }
@@ -68,7 +73,7 @@ async fn answer(state: &ApiState, request: Request, next: Next) -> Response {
         tracing::error!("a request panicked");
         Problem::Internal.into_response()
     });
-    if let Some(arrival) = arrival {
+    if let Some(arrival) = arrival.filter(|_| response.status() != StatusCode::REQUEST_TIMEOUT) {
         arrival.finish().await;
     }
     response
@@ -97,9 +102,13 @@ fn in_our_words(response: Response, method: &Method) -> Response {
         }
         StatusCode::METHOD_NOT_ALLOWED => {
             let method = method.to_string();
-            keep_headers(&response, Problem::MethodNotAllowed { method }.into_response())
+            keep_headers(
+                &response,
+                Problem::MethodNotAllowed { method }.into_response(),
+            )
         }
-        StatusCode::NOT_FOUND => NOTHING_HERE.into_response(),
+        // A path that is no text is not there either.
+        StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST => NOTHING_HERE.into_response(),
         _ => response,
     }
 }
@@ -120,7 +129,10 @@ fn log(span: &tracing::Span, status: StatusCode, took: std::time::Duration) {
 
 /// The caller's own id, if it can be put in a header and a log line; else a new one.
 fn request_id(state: &ApiState, request: &Request) -> String {
-    let given = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok());
+    let given = request
+        .headers()
+        .get(REQUEST_ID)
+        .and_then(|id| id.to_str().ok());
     let usable = given.filter(|id| {
         !id.is_empty()
             && id.len() <= REQUEST_ID_CHARS_MAX

@@ -1,4 +1,4 @@
-//! The description of the whole API (OpenAPI 3.1), put together from what stands beside the
+//! The description of the whole API (`OpenAPI` 3.1), put together from what stands beside the
 //! handlers, with what is the same everywhere added here.
 
 use std::collections::BTreeMap;
@@ -18,6 +18,7 @@ use utoipa::{PartialSchema, ToSchema};
 use super::documented;
 use crate::ledger::record::LedgerPosition;
 use crate::problem::{Code, PROBLEM_JSON, ProblemDocument};
+use crate::webhooks;
 
 const DESCRIPTION: &str = "\
 The complete, permanent and checkable history of every notification an organisation sends.
@@ -32,10 +33,19 @@ body is listed all at once.
 
 /// What the calls are grouped by, in the order of the page.
 const TAGS: [(&str, &str); 6] = [
-    ("Commands", "Wishes about notifications. They are checked against the rules, and may be refused."),
-    ("Facts", "Reports of what has happened. They are never refused; a repeat changes nothing."),
+    (
+        "Commands",
+        "Wishes about notifications. They are checked against the rules, and may be refused.",
+    ),
+    (
+        "Facts",
+        "Reports of what has happened. They are never refused; a repeat changes nothing.",
+    ),
     ("Audit", "What happened, in order, and what was known when."),
-    ("Webhooks", "Reports of providers, and what becomes of those that nobody understands."),
+    (
+        "Webhooks",
+        "Reports of providers, and what becomes of those that nobody understands.",
+    ),
     ("Administration", "Tenants, keys, and the ledger itself."),
     ("Operation", "Whether the service is well. No key needed."),
 ];
@@ -44,7 +54,7 @@ const SCHEME: &str = "key";
 
 /// The whole document.
 pub fn document() -> OpenApi {
-    let mut document = documented().into_openapi();
+    let mut document = documented().merge(webhooks::documented()).into_openapi();
     document.info = InfoBuilder::new()
         .title("Notification ledger")
         .version(env!("CARGO_PKG_VERSION"))
@@ -52,7 +62,10 @@ pub fn document() -> OpenApi {
         .build();
     document.tags = Some(
         TAGS.map(|(name, description)| {
-            TagBuilder::new().name(name).description(Some(description)).build()
+            TagBuilder::new()
+                .name(name)
+                .description(Some(description))
+                .build()
         })
         .into(),
     );
@@ -80,9 +93,16 @@ impl Call<'_> {
         self.path.starts_with("/v1/")
     }
 
+    /// Is signed by a provider instead.
+    fn is_signed(&self) -> bool {
+        self.path.starts_with("/webhooks/")
+    }
+
     /// Acts for one tenant, whatever key it takes.
     fn is_for_a_tenant(&self) -> bool {
-        self.is_ours() && !self.path.starts_with("/v1/admin") && !self.path.starts_with("/v1/tenants")
+        self.is_ours()
+            && !self.path.starts_with("/v1/admin")
+            && !self.path.starts_with("/v1/tenants")
     }
 
     /// Reads what was appended.
@@ -135,8 +155,21 @@ fn complete(call: &Call<'_>, operation: &mut Operation) {
             errors.push("Conflict");
         }
     }
-    if operation.request_body.is_some() {
-        errors.extend(["MalformedJson", "RequestTimeout", "TooLarge", "UnsupportedMediaType"]);
+    if call.is_signed() {
+        errors.extend([
+            "Unauthenticated",
+            "NotFound",
+            "RequestTimeout",
+            "TooLarge",
+            "Paused",
+        ]);
+    } else if operation.request_body.is_some() {
+        errors.extend([
+            "MalformedJson",
+            "RequestTimeout",
+            "TooLarge",
+            "UnsupportedMediaType",
+        ]);
     }
     parameters.extend(["Request-Id", "traceparent"]);
     let shared = parameters
@@ -152,18 +185,27 @@ fn complete(call: &Call<'_>, operation: &mut Operation) {
     }
     for response in operation.responses.responses.values_mut() {
         if let RefOr::T(response) = response {
-            response.headers.insert("Request-Id".to_owned(), request_id().into());
+            response
+                .headers
+                .insert("Request-Id".to_owned(), request_id().into());
         }
     }
 }
 
 /// A body of which nothing is required may be left out.
 fn relax(operation: &mut Operation, schemas: &BTreeMap<String, RefOr<Schema>>) {
-    let Some(RefOr::T(RequestBody { content, required, .. })) = &mut operation.request_body else {
+    let Some(RefOr::T(RequestBody {
+        content, required, ..
+    })) = &mut operation.request_body
+    else {
         return;
     };
     let optional = content.values().all(|content| {
-        let RefOr::T(Content { schema: Some(RefOr::Ref(schema)), .. }) = content else {
+        let RefOr::T(Content {
+            schema: Some(RefOr::Ref(schema)),
+            ..
+        }) = content
+        else {
             return false;
         };
         let name = schema.ref_location.rsplit('/').next().unwrap_or_default();
@@ -182,32 +224,51 @@ const ERRORS: [(&str, &str, &[Code]); 13] = [
     ("Forbidden", "403", &[Code::Forbidden]),
     ("NotFound", "404", &[Code::NotFound]),
     ("RequestTimeout", "408", &[Code::RequestTimeout]),
-    ("Conflict", "409", &[Code::InvalidTransition, Code::AlreadyExists]),
+    (
+        "Conflict",
+        "409",
+        &[Code::InvalidTransition, Code::AlreadyExists],
+    ),
     ("VersionMismatch", "412", &[Code::VersionMismatch]),
     ("TooLarge", "413", &[Code::TooLarge]),
     ("UnsupportedMediaType", "415", &[Code::UnsupportedMediaType]),
-    ("Invalid", "422", &[Code::Invalid, Code::IdempotencyKeyReused]),
+    (
+        "Invalid",
+        "422",
+        &[Code::Invalid, Code::IdempotencyKeyReused],
+    ),
     ("Internal", "500", &[Code::Internal]),
     (
         "Unavailable",
         "503",
         &[Code::Overloaded, Code::ProjectionBehind, Code::Unavailable],
     ),
-    ("Paused", "503", &[Code::Paused, Code::Overloaded, Code::Unavailable]),
+    (
+        "Paused",
+        "503",
+        &[Code::Paused, Code::Overloaded, Code::Unavailable],
+    ),
 ];
 
 fn add_components(components: &mut Components) {
     let scheme = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
-        .description(Some("An API key: `nl_…` of a tenant, or `nlop_…` of an operator."))
+        .description(Some(
+            "An API key: `nl_…` of a tenant, or `nlop_…` of an operator.",
+        ))
         .build();
     components.add_security_scheme(SCHEME, SecurityScheme::Http(scheme));
     for parameter in parameters() {
-        components.parameters.insert(parameter.name.clone(), parameter.into());
+        components
+            .parameters
+            .insert(parameter.name.clone(), parameter.into());
     }
     let mut schemas = Vec::new();
     ProblemDocument::schemas(&mut schemas);
-    schemas.push((ProblemDocument::name().into_owned(), ProblemDocument::schema()));
+    schemas.push((
+        ProblemDocument::name().into_owned(),
+        ProblemDocument::schema(),
+    ));
     components.schemas.extend(schemas);
     for (name, _, codes) in ERRORS {
         let problem = ContentBuilder::new()
@@ -222,10 +283,14 @@ fn add_components(components: &mut Components) {
             .header("Request-Id", request_id());
         if matches!(name, "Unavailable" | "Paused") {
             let seconds = ObjectBuilder::new().schema_type(Type::Integer);
-            let retry_after = HeaderBuilder::new().schema(Some(seconds)).description(Some("Seconds to wait."));
+            let retry_after = HeaderBuilder::new()
+                .schema(Some(seconds))
+                .description(Some("Seconds to wait."));
             response = response.header("Retry-After", retry_after.build());
         }
-        components.responses.insert(name.to_owned(), response.build().into());
+        components
+            .responses
+            .insert(name.to_owned(), response.build().into());
     }
 }
 
@@ -279,7 +344,11 @@ fn parameters() -> [Parameter; 6] {
         ),
         header(
             "traceparent",
-            text().examples([json!("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")]).into(),
+            text()
+                .examples([json!(
+                    "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+                )])
+                .into(),
             "The trace this belongs to (W3C Trace Context); kept in the events.",
         ),
     ]

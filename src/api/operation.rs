@@ -86,5 +86,9 @@ pub async fn readyz(State(state): State<ApiState>) -> Response {
 )]
 pub async fn metrics(State(state): State<ApiState>) -> Response {
     let content_type = "text/plain; version=0.0.4; charset=utf-8";
-    ([(header::CONTENT_TYPE, content_type)], state.metrics.render()).into_response()
+    (
+        [(header::CONTENT_TYPE, content_type)],
+        state.metrics.render(),
+    )
+        .into_response()
 }

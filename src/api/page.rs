@@ -74,7 +74,11 @@ impl<T> Page<T> {
 }
 
 /// Cuts off the entry beyond the page; then says with which cursor the next page begins.
-pub fn cut<E>(entries: &mut Vec<E>, limit: i64, cursor: impl FnOnce(&E) -> String) -> Option<String> {
+pub fn cut<E>(
+    entries: &mut Vec<E>,
+    limit: i64,
+    cursor: impl FnOnce(&E) -> String,
+) -> Option<String> {
     let limit = usize::try_from(limit).unwrap_or_default();
     let more = entries.len() > limit;
     entries.truncate(limit);
@@ -89,7 +93,10 @@ pub fn page_limit(text: Option<&str>, faults: &mut Faults) -> i64 {
     match text.parse() {
         Ok(limit) if (1..=PAGE_MAX).contains(&limit) => limit,
         _ => {
-            faults.add("?limit", format!("must be a whole number from 1 to {PAGE_MAX}"));
+            faults.add(
+                "?limit",
+                format!("must be a whole number from 1 to {PAGE_MAX}"),
+            );
             PAGE_DEFAULT
         }
     }
@@ -118,7 +125,10 @@ impl List<'_> {
         let after = query.cursor.as_deref().and_then(|text| {
             let cursor = self.read(master, text);
             if cursor.is_none() {
-                faults.add("?cursor", "is no cursor of this list; take it from `next_cursor`");
+                faults.add(
+                    "?cursor",
+                    "is no cursor of this list; take it from `next_cursor`",
+                );
             }
             cursor
         });
@@ -166,23 +176,27 @@ mod tests {
     fn a_cursor_is_read_by_its_own_list_only_and_only_unchanged() {
         let master = MasterKey::new(&[7; 32]).unwrap();
         let list = |name, owner| List { name, owner };
-        let last = Cursor {
+        let place = Cursor {
             at: Timestamp::parse("2026-03-14T09:30:00.412Z").unwrap(),
             id: Uuid::from_u128(42),
         };
 
-        let cursor = list("sources", "acme").cursor(&master, last);
+        let cursor = list("sources", "acme").cursor(&master, place);
 
-        assert_eq!(list("sources", "acme").read(&master, &cursor), Some(last));
+        assert_eq!(list("sources", "acme").read(&master, &cursor), Some(place));
         assert_eq!(list("sources", "beta").read(&master, &cursor), None);
         assert_eq!(list("quarantine", "acme").read(&master, &cursor), None);
         let other_key = MasterKey::new(&[8; 32]).unwrap();
         assert_eq!(list("sources", "acme").read(&other_key, &cursor), None);
-        for place in 0..cursor.len() {
+        for byte in 0..cursor.len() {
             let mut changed = cursor.clone().into_bytes();
-            changed[place] = if changed[place] == b'A' { b'B' } else { b'A' };
+            changed[byte] = if changed[byte] == b'A' { b'B' } else { b'A' };
             let changed = String::from_utf8(changed).unwrap();
-            assert_eq!(list("sources", "acme").read(&master, &changed), None, "{changed}");
+            assert_eq!(
+                list("sources", "acme").read(&master, &changed),
+                None,
+                "{changed}"
+            );
         }
         for text in ["", "A", "not base64!", &cursor[1..], &format!("{cursor}A")] {
             assert_eq!(list("sources", "acme").read(&master, text), None, "{text}");

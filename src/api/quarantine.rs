@@ -11,7 +11,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, StatusCode};
 use serde::Serialize;
-use serde_json::json;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -106,8 +105,8 @@ pub async fn list(
         owner: tenant.tenant_id.as_str(),
     };
     let wanted = list.wanted(&state.master, query)?;
-    let (data, last) = page(&state, tenant, wanted).await?;
-    let next_cursor = last.map(|last| list.cursor(&state.master, last.cursor()));
+    let (data, end) = page(&state, tenant, wanted).await?;
+    let next_cursor = end.map(|end| list.cursor(&state.master, end.cursor()));
     json_response(&Page { data, next_cursor })
 }
 
@@ -214,7 +213,10 @@ async fn page(
     let mut bytes = 0;
     loop {
         let after = last.as_ref().map(QuarantineEntry::cursor).or(wanted.after);
-        let entries = state.registry.entries(tenant, after, ENTRIES_PER_READ).await?;
+        let entries = state
+            .registry
+            .entries(tenant, after, ENTRIES_PER_READ)
+            .await?;
         if entries.is_empty() {
             return Ok((data, None));
         }
@@ -254,12 +256,12 @@ fn shown(body: &[u8]) -> Result<(BodyEncoding, Box<RawValue>), Problem> {
     if let Ok(document) = json::document(body) {
         return Ok((BodyEncoding::Json, document.to_owned()));
     }
-    let (encoding, text) = match std::str::from_utf8(body) {
-        Ok(text) => (BodyEncoding::Text, serde_json::value::to_raw_value(text)),
-        Err(_) => {
-            let encoded = STANDARD.encode(body);
-            (BodyEncoding::Base64, serde_json::value::to_raw_value(&encoded))
-        }
+    let (encoding, text) = if let Ok(text) = std::str::from_utf8(body) {
+        (BodyEncoding::Text, serde_json::value::to_raw_value(text))
+    } else {
+        let encoded = STANDARD.encode(body);
+        let text = serde_json::value::to_raw_value(&encoded);
+        (BodyEncoding::Base64, text)
     };
     Ok((encoding, text.map_err(|error| internal(&error))?))
 }
@@ -321,7 +323,10 @@ async fn policy(
     tenant: &TenantPlace,
     source_id: SourceId,
 ) -> Result<Unmatched, Problem> {
-    let source = state.registry.source_of(&tenant.tenant_id, source_id).await?;
+    let source = state
+        .registry
+        .source_of(&tenant.tenant_id, source_id)
+        .await?;
     Ok(source.map_or(Unmatched::Quarantine, |source| source.unmatched))
 }
 
@@ -338,7 +343,10 @@ mod tests {
     fn a_body_is_shown_as_what_it_is() {
         use BodyEncoding::{Base64, Json, Text};
 
-        assert_eq!(read(br#" {"a": 1.50} "#), (Json, r#"{"a": 1.50}"#.to_owned()));
+        assert_eq!(
+            read(br#" {"a": 1.50} "#),
+            (Json, r#"{"a": 1.50}"#.to_owned())
+        );
         assert_eq!(read(b"{\"a\""), (Text, r#""{\"a\"""#.to_owned()));
         assert_eq!(read(b""), (Text, "\"\"".to_owned()));
         assert_eq!(read(b"\xff"), (Base64, "\"/w==\"".to_owned()));

@@ -65,7 +65,10 @@ impl FromRequestParts<ApiState> for Caller {
             ));
         };
         let tenant = tenant(state, &key, &parts.headers).await?;
-        let trace = parts.extensions.get::<IncomingTrace>().and_then(|trace| trace.0);
+        let trace = parts
+            .extensions
+            .get::<IncomingTrace>()
+            .and_then(|trace| trace.0);
         Ok(Self { key, tenant, trace })
     }
 }
@@ -122,7 +125,10 @@ impl Caller {
     pub fn tenant(&self, state: &ApiState, scope: Scope) -> Result<&TenantPlace, Problem> {
         self.require(state, scope)?;
         self.tenant.as_ref().ok_or_else(|| {
-            Problem::invalid("X-Tenant-Id", "is required with an operator key: it names the tenant")
+            Problem::invalid(
+                "X-Tenant-Id",
+                "is required with an operator key: it names the tenant",
+            )
         })
     }
 
@@ -177,11 +183,18 @@ impl Caller {
             return Ok(());
         }
         state.metrics.auth_failure(AuthFailure::Forbidden);
-        Err(Problem::Forbidden(format!("this needs a key with the scope `{}`", scope.as_str())))
+        Err(Problem::Forbidden(format!(
+            "this needs a key with the scope `{}`",
+            scope.as_str()
+        )))
     }
 
     /// What the events of this request say about where they came from.
-    pub fn provenance(&self, correlation_id: Option<&str>, causation_id: Option<&str>) -> Provenance {
+    pub fn provenance(
+        &self,
+        correlation_id: Option<&str>,
+        causation_id: Option<&str>,
+    ) -> Provenance {
         Provenance {
             actor: Actor {
                 kind: ActorKind::Key,
@@ -208,7 +221,8 @@ impl<T: FromStr> FromRequestParts<ApiState> for Id<T> {
             let (_, text) = parameters.iter().find(|(name, _)| *name == "id")?;
             text.parse().ok()
         });
-        id.map(Self).ok_or(Problem::NotFound("there is nothing with this id"))
+        id.map(Self)
+            .ok_or(Problem::NotFound("there is nothing with this id"))
     }
 }
 
@@ -221,7 +235,9 @@ impl<T: DeserializeOwned> FromRequestParts<ApiState> for Parameters<T> {
 
     async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
         let query = Query::from_request_parts(parts, state).await;
-        query.map(|Query(query)| Self(query)).map_err(|error| bad_query(&error))
+        query
+            .map(|Query(query)| Self(query))
+            .map_err(|error| bad_query(&error))
     }
 }
 
@@ -252,7 +268,10 @@ fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a Head
     let first = values.next();
     match values.next() {
         None => Ok(first),
-        Some(_) => Err(Problem::invalid(header_name(name), "appears more than once")),
+        Some(_) => Err(Problem::invalid(
+            header_name(name),
+            "appears more than once",
+        )),
     }
 }
 
@@ -302,7 +321,7 @@ pub fn idempotency(
 pub fn check_idempotency_key(text: &str) -> Result<(), String> {
     let printable = text.chars().all(|c| !c.is_control());
     let chars = text.chars().count();
-    if chars >= 1 && chars <= IDEMPOTENCY_KEY_CHARS_MAX && printable {
+    if (1..=IDEMPOTENCY_KEY_CHARS_MAX).contains(&chars) && printable {
         Ok(())
     } else {
         Err(format!(
@@ -336,7 +355,9 @@ pub fn if_match(headers: &HeaderMap) -> Result<Option<Sequence>, Problem> {
     if text == "*" {
         return Ok(None);
     }
-    let quoted = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+    let quoted = text
+        .strip_prefix('"')
+        .and_then(|text| text.strip_suffix('"'));
     let digits = quoted.unwrap_or(text);
     let version = Some(digits)
         .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))

@@ -345,18 +345,26 @@ impl Command {
             .format(Some(SchemaFormat::KnownFormat(KnownFormat::Uuid)));
         object.description = None;
         object.examples.clear();
-        object.properties.insert("type".to_owned(), words(&[name.as_str()]).into());
+        object
+            .properties
+            .insert("type".to_owned(), words(&[name.as_str()]).into());
         object.required.push("type".to_owned());
         if name != CommandName::Request {
-            object.properties.insert("notification_id".to_owned(), uuid.into());
+            object
+                .properties
+                .insert("notification_id".to_owned(), uuid.into());
             object.required.push("notification_id".to_owned());
         }
         let key = ObjectBuilder::new()
             .schema_type(Type::String)
             .min_length(Some(1))
             .max_length(Some(255))
-            .description(Some("Kept for ever, so that an interrupted import can be run again."));
-        object.properties.insert("idempotency_key".to_owned(), key.into());
+            .description(Some(
+                "Kept for ever, so that an interrupted import can be run again.",
+            ));
+        object
+            .properties
+            .insert("idempotency_key".to_owned(), key.into());
         (title.to_owned(), Schema::Object(object))
     }
 }
@@ -368,11 +376,16 @@ impl PartialSchema for Command {
              is about, and an idempotency key if it may come again.",
         ));
         let mut discriminator = Discriminator::new("type");
-        for name in CommandName::WORDS.iter().filter_map(|word| CommandName::from_word(word)) {
+        for name in CommandName::WORDS
+            .iter()
+            .filter_map(|word| CommandName::from_word(word))
+        {
             let (title, _) = Self::of(name);
             let place = format!("#/components/schemas/{title}");
             types = types.item(Ref::new(place.clone()));
-            discriminator.mapping.insert(name.as_str().to_owned(), place);
+            discriminator
+                .mapping
+                .insert(name.as_str().to_owned(), place);
         }
         types.discriminator(Some(discriminator)).into()
     }
@@ -384,7 +397,10 @@ impl ToSchema for Command {
     }
 
     fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
-        for name in CommandName::WORDS.iter().filter_map(|word| CommandName::from_word(word)) {
+        for name in CommandName::WORDS
+            .iter()
+            .filter_map(|word| CommandName::from_word(word))
+        {
             let (title, schema) = Self::of(name);
             schemas.push((title, schema.into()));
         }
@@ -396,7 +412,7 @@ impl ToSchema for Command {
 /// `POST /v1/tenants`
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(examples(json!({"id": "acme", "name": "Acme Ltd.", "partition": 0})))]
+#[schema(examples(json!({"id": "globex", "name": "Globex Corporation", "partition": 0})))]
 pub struct CreateTenant {
     /// A slug. It can't be changed later.
     #[schema(pattern = "^[a-z0-9][a-z0-9._-]{0,62}$")]
@@ -437,7 +453,10 @@ fn words(words: &[&str]) -> Schema {
 }
 
 fn words_or_null(words: &[&str]) -> Schema {
-    let values = words.iter().map(|word| json!(word)).chain([serde_json::Value::Null]);
+    let values = words
+        .iter()
+        .map(|word| json!(word))
+        .chain([serde_json::Value::Null]);
     ObjectBuilder::new()
         .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
         .enum_values(Some(values))
@@ -467,7 +486,9 @@ word_lists! {
 }
 
 pub(super) fn scopes() -> Array {
-    ArrayBuilder::new().items(RefOr::T(words(&Scope::ALL.map(Scope::as_str)))).build()
+    ArrayBuilder::new()
+        .items(RefOr::T(words(&Scope::ALL.map(Scope::as_str))))
+        .build()
 }
 
 pub(super) fn event_type_list() -> Array {
@@ -495,11 +516,17 @@ fn channels() -> Array {
     let channel = ObjectBuilder::new()
         .schema_type(Type::String)
         .pattern(Some("^[a-z0-9][a-z0-9._-]{0,62}$"));
-    ArrayBuilder::new().items(channel).max_items(Some(32)).unique_items(true).build()
+    ArrayBuilder::new()
+        .items(channel)
+        .max_items(Some(32))
+        .unique_items(true)
+        .build()
 }
 
 fn metadata() -> Schema {
-    let value = ObjectBuilder::new().schema_type(Type::String).max_length(Some(512));
+    let value = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .max_length(Some(512));
     ObjectBuilder::new()
         .schema_type(SchemaType::from_iter([Type::Object, Type::Null]))
         .max_properties(Some(50))
@@ -541,7 +568,9 @@ impl PartialSchema for LedgerPosition {
         ObjectBuilder::new()
             .schema_type(Type::String)
             .pattern(Some("^[0-9]+-[0-9]+$"))
-            .description(Some("A place in the ledger. A token: what it is made of may change."))
+            .description(Some(
+                "A place in the ledger. A token: what it is made of may change.",
+            ))
             .examples([json!("3-1042")])
             .into()
     }

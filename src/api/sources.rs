@@ -9,10 +9,9 @@ use axum_extra::extract::{Query, QueryRejection};
 use http::{HeaderMap, StatusCode};
 use secrecy::SecretString;
 use serde::Serialize;
-use serde_json::json;
 use serde_json::value::RawValue;
-use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 use uuid::Uuid;
 
@@ -47,7 +46,9 @@ const CHANGEABLE: &str = "name, secrets, paused, unmatched";
 pub struct SourceView {
     pub id: Uuid,
     /// Where the provider sends its webhooks.
-    #[schema(example = "https://ledger.example/webhooks/novu/019353f0-5f5c-7000-8000-5d4f2b7a9c11")]
+    #[schema(
+        example = "https://ledger.example/webhooks/novu/019353f0-5f5c-7000-8000-5d4f2b7a9c11"
+    )]
     pub url: String,
     #[schema(example = "novu")]
     pub provider: String,
@@ -199,7 +200,10 @@ pub async fn list(
         owner: tenant_id.as_str(),
     };
     let wanted = list.wanted(&state.master, query)?;
-    let sources = state.registry.sources(tenant_id, wanted.after, wanted.limit + 1).await?;
+    let sources = state
+        .registry
+        .sources(tenant_id, wanted.after, wanted.limit + 1)
+        .await?;
     let cursor = |source: &WebhookSource| list.cursor(&state.master, source.cursor());
     let show = |source| SourceView::of(&state, source);
     json_response(&Page::of(sources, wanted.limit, cursor, show))
@@ -289,7 +293,12 @@ fn read_new(tenant_id: &TenantId, body: &[u8]) -> Result<NewSource, Problem> {
     let mut faults = Faults::default();
     let new = Fields::of(json::document(body)?, "", &mut faults).and_then(|mut fields| {
         let provider = fields.required("provider", &mut faults, |fields, name, faults| {
-            fields.word(name, &[PROVIDER], |word| (word == PROVIDER).then_some(PROVIDER), faults)
+            fields.word(
+                name,
+                &[PROVIDER],
+                |word| (word == PROVIDER).then_some(PROVIDER),
+                faults,
+            )
         });
         let name = fields.required("name", &mut faults, Fields::name);
         let secrets = fields.required("secrets", &mut faults, secrets);
@@ -324,7 +333,10 @@ fn read_change(body: &[u8]) -> Result<SourceChange, Problem> {
             && change.paused.is_none()
             && change.unmatched.is_none();
         if is_empty && faults.is_empty() {
-            faults.add("", format!("nothing to change is named; what can be changed: {CHANGEABLE}"));
+            faults.add(
+                "",
+                format!("nothing to change is named; what can be changed: {CHANGEABLE}"),
+            );
         }
         change
     });
@@ -347,7 +359,10 @@ fn secrets(
     let raw: Vec<Box<RawValue>> = fields.value(name, "a list of texts", faults)?;
     if !(1..=SIGNING_SECRETS_MAX).contains(&raw.len()) {
         let count = raw.len();
-        faults.add(at, format!("must hold 1 to {SIGNING_SECRETS_MAX} secrets, not {count}"));
+        faults.add(
+            at,
+            format!("must hold 1 to {SIGNING_SECRETS_MAX} secrets, not {count}"),
+        );
         return None;
     }
     let mut secrets = Vec::with_capacity(raw.len());
@@ -387,7 +402,15 @@ mod tests {
                 r#"{"provider": "svix", "name": "", "secrets": ["whsec_b25l", "hush!", 7, "whsec_"],
                     "unmatched": "drop", "secret": 1}"#
             ),
-            ["/provider", "/name", "/secrets/1", "/secrets/2", "/secrets/3", "/unmatched", "/secret"]
+            [
+                "/provider",
+                "/name",
+                "/secrets/1",
+                "/secrets/2",
+                "/secrets/3",
+                "/unmatched",
+                "/secret"
+            ]
         );
         let six = ["\"whsec_b25l\""; 6].join(",");
         for secrets in ["[]", &format!("[{six}]"), "\"whsec_b25l\"", "{}"] {
@@ -403,6 +426,11 @@ mod tests {
             assert!(refused.to_string().contains(CHANGEABLE), "{refused}");
         }
         assert_eq!(pointers(read_change(br#"{"id": "x"}"#)), ["/id"]);
-        assert!(read_change(br#"{"paused": false}"#).unwrap().paused.is_some());
+        assert!(
+            read_change(br#"{"paused": false}"#)
+                .unwrap()
+                .paused
+                .is_some()
+        );
     }
 }

@@ -101,7 +101,10 @@ struct Wanted {
 impl Wanted {
     async fn create(&self, state: &ApiState) -> Result<Tenant, RegistryError> {
         let name = self.name.as_deref();
-        state.registry.create_tenant(&self.tenant_id, name, self.partition).await
+        state
+            .registry
+            .create_tenant(&self.tenant_id, name, self.partition)
+            .await
     }
 
     /// Creates it, or finds what an earlier call under the same key made before it was
@@ -116,7 +119,9 @@ impl Wanted {
             .filter(|standing| {
                 standing.created_at > since
                     && standing.name == self.name
-                    && self.partition.is_none_or(|partition| standing.partition.0 == partition)
+                    && self
+                        .partition
+                        .is_none_or(|partition| standing.partition.0 == partition)
             })
             .ok_or_else(|| refused.into())
     }
@@ -167,7 +172,10 @@ pub async fn list(
     // Ids never go away, so the last one of a page is a cursor that stays valid.
     let after = query.cursor.as_deref().map(TenantId::new).transpose();
     if after.is_err() {
-        faults.add("?cursor", "is no cursor of this list; take it from `next_cursor`");
+        faults.add(
+            "?cursor",
+            "is no cursor of this list; take it from `next_cursor`",
+        );
     }
     let after = faults.or(after.ok())?;
     let tenants = match &caller.key.tenant_id {
@@ -197,7 +205,12 @@ pub async fn show(
     caller: Caller,
     Id(tenant_id): Id<TenantId>,
 ) -> Result<Response, Problem> {
-    if caller.key.tenant_id.as_ref().is_some_and(|own| *own != tenant_id) {
+    if caller
+        .key
+        .tenant_id
+        .as_ref()
+        .is_some_and(|own| *own != tenant_id)
+    {
         return Err(NO_SUCH_TENANT);
     }
     let tenant = state.registry.tenant(&tenant_id).await?;

@@ -45,7 +45,10 @@ pub struct EventView {
     #[schema(required)]
     pub causation_id: Option<String>,
     /// The trace of the request it came with (W3C Trace Context).
-    #[schema(required, example = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")]
+    #[schema(
+        required,
+        example = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    )]
     pub traceparent: Option<String>,
     /// The chain hash, in hexadecimal: follows from this event and all before it.
     #[schema(min_length = 64, max_length = 64)]
@@ -73,7 +76,8 @@ pub async fn event(
     let mut data: BTreeMap<String, Box<RawValue>> =
         serde_json::from_str(&event.data).map_err(|error| internal(&error))?;
     if let Some(sealed) = data.remove("sealed") {
-        let sealed: Sealed = serde_json::from_str(sealed.get()).map_err(|error| internal(&error))?;
+        let sealed: Sealed =
+            serde_json::from_str(sealed.get()).map_err(|error| internal(&error))?;
         match state.ledger.open(stream, event.event_id, &sealed).await? {
             Some(text) => {
                 let opened: BTreeMap<String, Box<RawValue>> =

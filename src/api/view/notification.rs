@@ -206,17 +206,24 @@ struct Opener<'a> {
 }
 
 impl Opener<'_> {
-    async fn open(&mut self, event_id: EventId, sealed: Option<&Sealed>) -> Result<Opened, Problem> {
+    async fn open(
+        &mut self,
+        event_id: EventId,
+        sealed: Option<&Sealed>,
+    ) -> Result<Opened, Problem> {
         let Some(sealed) = sealed else {
             return Ok(Opened::default());
         };
-        match self.state.ledger.open(self.stream, event_id, sealed).await? {
-            Some(text) => serde_json::from_str(&text).map_err(|error| internal(&error)),
-            None => {
-                self.erased = true;
-                Ok(Opened::default())
-            }
-        }
+        let Some(text) = self
+            .state
+            .ledger
+            .open(self.stream, event_id, sealed)
+            .await?
+        else {
+            self.erased = true;
+            return Ok(Opened::default());
+        };
+        serde_json::from_str(&text).map_err(|error| internal(&error))
     }
 }
 
@@ -227,7 +234,7 @@ pub async fn notification(
     notification: &Notification,
     tip: Tip,
 ) -> Result<NotificationView, Problem> {
-    let mut opener = Opener {
+    let mut seals = Opener {
         state,
         stream,
         erased: false,
@@ -236,19 +243,26 @@ pub async fn notification(
     let summary = notification.summary(rule);
     let request = notification.request();
     let opened = match request {
-        Some(request) => opener.open(request.event_id, request.sealed.as_ref()).await?,
+        Some(request) => {
+            seals
+                .open(request.event_id, request.sealed.as_ref())
+                .await?
+        }
         None => Opened::default(),
     };
     let retraction = notification.retraction();
     let retraction_reason = match retraction {
         Some(retraction) => {
-            opener.open(retraction.event_id, retraction.sealed.as_ref()).await?.reason
+            seals
+                .open(retraction.event_id, retraction.sealed.as_ref())
+                .await?
+                .reason
         }
         None => None,
     };
     let mut messages = Vec::with_capacity(summary.messages.len());
     for message in summary.messages {
-        messages.push(message_view(message, &mut opener).await?);
+        messages.push(message_view(message, &mut seals).await?);
     }
     let requested = request.map(|request| &request.value);
     let queued = notification.queued().last().map(|queued| &queued.value);
@@ -263,7 +277,9 @@ pub async fn notification(
         version: tip.sequence.0,
         category: requested.map(|requested| requested.category.as_str()),
         priority: requested.map(|requested| requested.priority.as_str()),
-        channels: requested.map(|requested| requested.channels.clone()).unwrap_or_default(),
+        channels: requested
+            .map(|requested| requested.channels.clone())
+            .unwrap_or_default(),
         classification: requested
             .map(|requested| &requested.classification)
             .filter(|classification| !classification.is_empty())
@@ -273,7 +289,9 @@ pub async fn notification(
             sealed: opened.subscriber,
         }),
         payload: opened.payload,
-        metadata: requested.map(|requested| requested.metadata.clone()).unwrap_or_default(),
+        metadata: requested
+            .map(|requested| requested.metadata.clone())
+            .unwrap_or_default(),
         messages,
         scheduled_at: requested.and_then(|requested| requested.scheduled_at),
         expires_at: requested.and_then(|requested| requested.expires_at),
@@ -286,14 +304,14 @@ pub async fn notification(
         retraction_reason,
         anomalies: summary.anomalies.into_iter().map(Into::into).collect(),
         adopted: notification.adoption().is_some(),
-        erased: opener.erased,
+        erased: seals.erased,
         deduplicated: false,
     })
 }
 
-async fn message_view(message: Message, opener: &mut Opener<'_>) -> Result<MessageView, Problem> {
+async fn message_view(message: Message, seals: &mut Opener<'_>) -> Result<MessageView, Problem> {
     let last_error = match message.last_error {
-        Some(error) => Some(last_error_view(error, opener).await?),
+        Some(error) => Some(last_error_view(error, seals).await?),
         None => None,
     };
     Ok(MessageView {
@@ -316,9 +334,15 @@ async fn message_view(message: Message, opener: &mut Opener<'_>) -> Result<Messa
     })
 }
 
-async fn last_error_view(error: LastError, opener: &mut Opener<'_>) -> Result<LastErrorView, Problem> {
+async fn last_error_view(
+    error: LastError,
+    seals: &mut Opener<'_>,
+) -> Result<LastErrorView, Problem> {
     Ok(LastErrorView {
-        message: opener.open(error.event_id, error.sealed.as_ref()).await?.reason,
+        message: seals
+            .open(error.event_id, error.sealed.as_ref())
+            .await?
+            .reason,
         code: error.code,
         occurred_at: error.occurred_at,
     })
