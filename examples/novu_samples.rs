@@ -2,18 +2,15 @@
 //! a running ledger, and shows the history it made of them.
 //!
 //! ```text
-//! cargo run --example novu_samples -- --key lk_… [--url http://127.0.0.1:8080] [--tenant demo]
-//! cargo run --example novu_samples -- --source-url http://…/webhooks/novu/… --secret whsec_… [--key lk_…]
+//! cargo run --example novu_samples -- --key nlop_… [--url http://127.0.0.1:8080] [--tenant demo]
+//! cargo run --example novu_samples -- --source-url http://…/webhooks/novu/… --secret whsec_… [--key nl_…]
 //! ```
 //!
 //! With an operator's key and `--tenant`, the tenant is created if need be; with a tenant's own key
 //! (scopes `admin` and `read`) leave `--tenant` out. A second run sends the same deliveries again,
 //! and all of them are duplicates.
 
-#![expect(
-    clippy::print_stdout,
-    reason = "what it prints is what it is for"
-)]
+#![expect(clippy::print_stdout, reason = "what it prints is what it is for")]
 
 use std::path::PathBuf;
 
@@ -170,11 +167,17 @@ impl Api<'_> {
     }
 
     async fn create_tenant(&self, tenant: &str) -> anyhow::Result<()> {
-        let request = self.client.post(self.at("/v1/tenants")?).bearer_auth(self.key);
+        let request = self
+            .client
+            .post(self.at("/v1/tenants")?)
+            .bearer_auth(self.key);
         let response = request.json(&json!({ "id": tenant })).send().await?;
         match response.status() {
             StatusCode::CREATED | StatusCode::CONFLICT => Ok(()),
-            status => bail!("the tenant was not created: {status}: {}", response.text().await?),
+            status => bail!(
+                "the tenant was not created: {status}: {}",
+                response.text().await?
+            ),
         }
     }
 
@@ -206,18 +209,28 @@ impl Api<'_> {
                 text(&event["occurred_at"]),
                 text(&event["type"]),
                 text(&data["message"]["channel"]),
-                text(data.get("kind").or(data.get("bounce_type")).unwrap_or(&Value::Null)),
+                text(
+                    data.get("kind")
+                        .or(data.get("bounce_type"))
+                        .unwrap_or(&Value::Null)
+                ),
             );
         }
         for anomaly in list(&notification["anomalies"]) {
-            println!("  !    {}: {}", text(&anomaly["code"]), text(&anomaly["detail"]));
+            println!(
+                "  !    {}: {}",
+                text(&anomaly["code"]),
+                text(&anomaly["detail"])
+            );
         }
         Ok(())
     }
 
     /// Prints what changed at Novu itself.
     async fn show_changes(&self) -> anyhow::Result<()> {
-        let page = self.get("/v1/events?types=integration.changed&limit=200").await?;
+        let page = self
+            .get("/v1/events?types=integration.changed&limit=200")
+            .await?;
         println!("\nChanges at Novu");
         for event in list(&page["data"]) {
             println!(

@@ -72,9 +72,9 @@ pub async fn target(
         return Ok(Target::Known(known));
     }
     let free = own_id.filter(|_| occupant == Occupant::Nothing);
-    Ok(Target::Adoptable(free.unwrap_or_else(|| {
-        adopted_id(&tenant.tenant_id, fact)
-    })))
+    Ok(Target::Adoptable(
+        free.unwrap_or_else(|| adopted_id(&tenant.tenant_id, fact)),
+    ))
 }
 
 /// Where the facts about one of a provider's other objects, such as a workflow, are kept.
@@ -83,7 +83,12 @@ pub fn object_stream(tenant_id: &TenantId, change: &Change) -> StreamId {
     let kind = change.change.split('.').next().unwrap_or_default();
     derived(
         OBJECTS,
-        &[tenant_id.as_str(), &change.provider, kind, &change.object_id],
+        &[
+            tenant_id.as_str(),
+            &change.provider,
+            kind,
+            &change.object_id,
+        ],
     )
 }
 
@@ -217,7 +222,13 @@ mod tests {
         let id = derived(BY_TRANSACTION, &["acme", "txn_66f0a1c4b7d2e90012ab0100"]);
 
         assert_eq!(id.to_string(), "eaec576f-2127-5550-9912-00cd93e2f40d");
-        assert_ne!(id, derived(BY_MESSAGE, &["acme", "txn_66f0a1c4b7d2e90012ab0100"]));
-        assert_ne!(id, derived(BY_TRANSACTION, &["beta", "txn_66f0a1c4b7d2e90012ab0100"]));
+        assert_ne!(
+            id,
+            derived(BY_MESSAGE, &["acme", "txn_66f0a1c4b7d2e90012ab0100"])
+        );
+        assert_ne!(
+            id,
+            derived(BY_TRANSACTION, &["beta", "txn_66f0a1c4b7d2e90012ab0100"])
+        );
     }
 }

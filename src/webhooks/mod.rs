@@ -17,16 +17,23 @@ pub mod record;
 mod receive;
 
 use axum::Router;
-use axum::routing::post;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::api::ApiState;
+use crate::ledger::registry::SourceId;
 
 /// Every route that providers call.
 pub fn router() -> Router<ApiState> {
-    Router::new().route("/webhooks/novu/{source_id}", post(receive::novu))
+    Router::from(documented())
+}
+
+/// The same, with their description.
+pub fn documented() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::default().routes(routes!(receive::novu))
 }
 
 /// Where a source's provider sends its webhooks.
-pub fn address(state: &ApiState, source_id: crate::ledger::registry::SourceId) -> String {
+pub fn address(state: &ApiState, source_id: SourceId) -> String {
     format!("{}/webhooks/novu/{source_id}", state.public_url)
 }

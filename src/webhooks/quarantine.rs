@@ -68,7 +68,10 @@ async fn seal(
 ) -> Result<Sealed, LedgerError> {
     let place = outside_streams(tenant, source_id.0);
     let text = written(body);
-    state.ledger.seal_apart(&place, subject, EventId(entry_id.0), &text).await
+    state
+        .ledger
+        .seal_apart(&place, subject, EventId(entry_id.0), &text)
+        .await
 }
 
 /// The body of an entry, as it came. `None` once its subscriber was erased.
@@ -115,7 +118,10 @@ pub fn subject_of(body: &[u8]) -> Subject {
             .filter_map(|pointer| document.pointer(pointer)?.as_str())
             .filter_map(|id| SubscriberId::new(id).ok())
     });
-    named.map(Subject::Subscriber).next().unwrap_or(Subject::Stream)
+    named
+        .map(Subject::Subscriber)
+        .next()
+        .unwrap_or(Subject::Stream)
 }
 
 #[cfg(test)]
@@ -141,10 +147,22 @@ mod tests {
         let subscriber = |id: &str| Subject::Subscriber(SubscriberId::new(id).unwrap());
 
         for (body, expected) in [
-            (r#"{"data": {"object": {"subscriberId": "a"}, "subscriberId": "b"}}"#, subscriber("a")),
-            (r#"{"data": {"object": {"subscriber": {"subscriberId": "a"}}}}"#, subscriber("a")),
-            (r#"{"data": {"object": {"subscriberId": 7}, "subscriberId": "b"}}"#, subscriber("b")),
-            (r#"{"data": {"object": {"_subscriberId": "c", "subscriberId": ""}}}"#, subscriber("c")),
+            (
+                r#"{"data": {"object": {"subscriberId": "a"}, "subscriberId": "b"}}"#,
+                subscriber("a"),
+            ),
+            (
+                r#"{"data": {"object": {"subscriber": {"subscriberId": "a"}}}}"#,
+                subscriber("a"),
+            ),
+            (
+                r#"{"data": {"object": {"subscriberId": 7}, "subscriberId": "b"}}"#,
+                subscriber("b"),
+            ),
+            (
+                r#"{"data": {"object": {"_subscriberId": "c", "subscriberId": ""}}}"#,
+                subscriber("c"),
+            ),
             (r#"{"data": []}"#, Subject::Stream),
             ("not JSON", Subject::Stream),
         ] {

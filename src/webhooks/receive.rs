@@ -35,7 +35,30 @@ struct Refused {
     counted: WebhookOutcome,
 }
 
-/// `POST /webhooks/novu/{source_id}`
+/// Receive a webhook of Novu's
+///
+/// What Novu calls, at the address of a webhook source. It is signed instead of carrying a key: by
+/// the scheme of Standard Webhooks, with one of the source's secrets, not more than five minutes
+/// ago unless configured otherwise. The headers may also begin with `webhook-`. Whatever is
+/// answered 2xx is durable; anything else makes Novu try again.
+#[utoipa::path(
+    post,
+    path = "/webhooks/novu/{source_id}",
+    tag = "Webhooks",
+    operation_id = "receive_novu_webhook",
+    params(
+        ("source_id" = Uuid, Path, description = "The source's id."),
+        ("svix-id" = String, Header, description = "The delivery's id, the same on every attempt."),
+        ("svix-timestamp" = String, Header, description = "When this attempt was signed, in seconds since 1970."),
+        ("svix-signature" = String, Header, description = "Signatures `v1,<base64>`, separated by spaces."),
+    ),
+    request_body(content = Value, description = "Novu's envelope. The signature covers its bytes."),
+    responses(
+        (status = 200, description = "What became of it.", body = Recorded, headers(
+            ("Ledger-Position" = String, description = "Where the fact's stream ends."),
+        )),
+    ),
+)]
 pub(super) async fn novu(
     State(state): State<ApiState>,
     Path(source_id): Path<String>,
@@ -73,7 +96,10 @@ async fn receive(
 ) -> Result<Recorded, Refused> {
     let source = source(state, source_id).await?;
     let span = tracing::Span::current();
-    span.record("webhook.source_id", tracing::field::display(source.source_id));
+    span.record(
+        "webhook.source_id",
+        tracing::field::display(source.source_id),
+    );
     let limits = &state.limits;
     let reading = read_body(headers, body, limits.body_bytes_max, limits.body_timeout);
     let body = reading.await.map_err(|problem| Refused {
@@ -132,7 +158,10 @@ fn authentic(
         .filter_map(|secret| SigningSecret::parse(secret.expose_secret()).ok())
         .collect();
     verify(headers, body, &secrets, now, state.webhook_tolerance).map_err(|rejection| {
-        tracing::info!(reason = rejection.label(), "a webhook is not believed: {rejection}");
+        tracing::info!(
+            reason = rejection.label(),
+            "a webhook is not believed: {rejection}"
+        );
         Refused {
             problem: Problem::Unauthenticated(told(rejection)),
             counted: match rejection {
@@ -199,7 +228,10 @@ async fn record(
         Placed::Recorded(recorded) => Ok(recorded),
         Placed::Nowhere { reason, subject } => {
             quarantine::keep(state, &delivery, body, &reason, &subject).await?;
-            tracing::warn!(reason, "a webhook is in quarantine until somebody looks at it");
+            tracing::warn!(
+                reason,
+                "a webhook is in quarantine until somebody looks at it"
+            );
             Ok(Recorded::nothing(Outcome::Quarantined))
         }
     }

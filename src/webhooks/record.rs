@@ -122,7 +122,10 @@ pub async fn place(state: &ApiState, delivery: &Delivery, body: &[u8]) -> Result
         Ok(Mapped::Message(fact)) => message(state, delivery, *fact).await,
         Ok(Mapped::Change(changed)) => change(state, delivery, *changed).await,
         Ok(Mapped::Ignored { event_type }) => {
-            tracing::debug!(webhook.event_type = event_type, "a webhook is not ours to record");
+            tracing::debug!(
+                webhook.event_type = event_type,
+                "a webhook is not ours to record"
+            );
             Ok(Placed::Recorded(Recorded::nothing(Outcome::Ignored)))
         }
         Err(unmappable) => Ok(Placed::Nowhere {
