@@ -128,7 +128,9 @@ pub async fn open_or_create(
             .map_err(|_| StartError::NoRandomness)?,
         created_at: surroundings.now(),
     };
-    let (row, created) = database.create_ledger(&row, surroundings.ids.random()).await?;
+    let (row, created) = database
+        .create_ledger(&row, surroundings.ids.random())
+        .await?;
     opened(config, database, row, surroundings, created)
 }
 
@@ -237,7 +239,9 @@ fn write_key_file(path: &Path) -> Result<(), StartError> {
         .mode(0o600)
         .open(&aside)
         .map_err(failed)?;
-    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+    let written = file
+        .write_all(text.as_bytes())
+        .and_then(|()| file.sync_all());
     let linked = written.and_then(|()| match fs::hard_link(&aside, path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         linked => linked,
@@ -245,7 +249,10 @@ fn write_key_file(path: &Path) -> Result<(), StartError> {
     // Left behind it would be a second copy of the key.
     let removed = fs::remove_file(&aside);
     linked.and(removed).map_err(failed)?;
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+    if let Some(folder) = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+    {
         fs::File::open(folder)
             .and_then(|folder| folder.sync_all())
             .map_err(failed)?;

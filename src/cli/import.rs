@@ -16,10 +16,9 @@ use tokio_util::io::ReaderStream;
 
 use super::progress::{Progress, Unit};
 use super::serve::StopSignals;
-use super::{Done, Setting, output};
+use super::{Done, Given, output};
 use crate::api::ApiState;
 use crate::api::bulk::{Bulk, Finished, Outcome, Patience};
-use crate::config::Config;
 use crate::domain::ids::TenantId;
 use crate::ledger::record::{Actor, ActorKind, LedgerPosition, Provenance, Source, TenantPlace};
 use crate::problem::Problem;
@@ -83,22 +82,17 @@ struct Summary {
     last_line: usize,
 }
 
-pub(super) async fn run(setting: &Setting, arguments: &Arguments) -> anyhow::Result<Done> {
+pub(super) async fn run(given: &Given, arguments: &Arguments) -> anyhow::Result<Done> {
     let stop = StopSignals::new()?;
     let (input, bytes) = open(&arguments.file).await?;
-    let opened = setting.open().await?;
-    let rooms = opened.start(&setting.config, &setting.metrics);
+    let opened = given.open().await?;
+    let rooms = opened.start(&given.config, &given.metrics);
     let place = rooms.registry.place(&arguments.tenant).await?;
     let Some(tenant) = place else {
         let id = &arguments.tenant;
         bail!("there is no tenant `{id}`. Create it: notification-ledger tenants create {id}");
     };
-    let config = Config {
-        // Whoever writes into our standard input may take their time.
-        body_timeout: Duration::MAX,
-        ..setting.config.clone()
-    };
-    let state = opened.api_state(&config, &rooms, String::new());
+    let state = opened.api_state(&given.config, &rooms, String::new());
     let tasks = rooms.tasks.clone();
     drop(rooms);
     let summary = carry_out(bulk(state, tenant), input, bytes, stop).await;
@@ -121,7 +115,7 @@ async fn open(path: &Path) -> anyhow::Result<(Input, Option<u64>)> {
     if about.is_dir() {
         bail!("`{}` is a folder, not a file", path.display());
     }
-    Ok((Box::new(file), about.is_file().then(|| about.len())))
+    Ok((Box::new(file), about.is_file().then_some(about.len())))
 }
 
 fn bulk(state: ApiState, tenant: TenantPlace) -> Bulk {
@@ -146,12 +140,7 @@ fn bulk(state: ApiState, tenant: TenantPlace) -> Bulk {
 
 /// Reads, carries out and counts, until the input ends, the database stays away, or somebody
 /// says stop.
-async fn carry_out(
-    bulk: Bulk,
-    input: Input,
-    bytes: Option<u64>,
-    mut stop: StopSignals,
-) -> Summary {
+async fn carry_out(bulk: Bulk, input: Input, bytes: Option<u64>, mut stop: StopSignals) -> Summary {
     let read = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&read);
     let pieces = ReaderStream::with_capacity(input, PIECE_BYTES).inspect(move |piece| {
@@ -218,7 +207,11 @@ impl Summary {
             }
             Err(problem) => {
                 self.refused += 1;
-                progress.say(&format!("line {line}: {}: {}", problem.code(), reason(problem)));
+                progress.say(&format!(
+                    "line {line}: {}: {}",
+                    problem.code(),
+                    reason(problem)
+                ));
                 if matches!(problem, Problem::Unavailable(_) | Problem::Overloaded(_)) {
                     self.interrupted = Some(format!(
                         "ended after line {line}, because the database does not answer; the lines \
@@ -237,8 +230,9 @@ impl Summary {
             output::json(self)?;
         } else {
             output::line(format_args!(
-                "{} lines: {} appended, {} repeated, {} refused",
+                "{} {}: {} appended, {} repeated, {} refused",
                 HumanCount(self.lines),
+                if self.lines == 1 { "line" } else { "lines" },
                 HumanCount(self.appended),
                 HumanCount(self.repeated),
                 HumanCount(self.refused),
@@ -259,7 +253,11 @@ fn reason(problem: &Problem) -> String {
     };
     let faults: Vec<_> = faults
         .iter()
-        .map(|fault| format!("{} {}", fault.pointer, fault.message).trim_start().to_owned())
+        .map(|fault| {
+            format!("{} {}", fault.pointer, fault.message)
+                .trim_start()
+                .to_owned()
+        })
         .collect();
     faults.join("; ")
 }

@@ -6,7 +6,7 @@ use secrecy::ExposeSecret;
 use serde::Serialize;
 
 use super::output::{or_dash, time};
-use super::{Done, Setting, output};
+use super::{Done, Given, output};
 use crate::domain::ids::TenantId;
 use crate::ledger::registry::{ApiKey, KeyId, NewKey, Registry, Scope, Scopes};
 
@@ -38,7 +38,7 @@ Examples:
         )]
         scope: Vec<String>,
         /// For people
-        #[arg(long)]
+        #[arg(long, value_parser = super::name)]
         name: Option<String>,
         /// Answer in JSON, the secret included
         #[arg(long)]
@@ -93,8 +93,8 @@ struct Created<'a> {
     secret: &'a str,
 }
 
-pub(super) async fn run(setting: &Setting, arguments: Arguments) -> anyhow::Result<Done> {
-    let (database, registry) = setting.registry().await?;
+pub(super) async fn run(given: &Given, arguments: Arguments) -> anyhow::Result<Done> {
+    let (database, registry) = given.registry().await?;
     match arguments {
         Arguments::Create {
             owner,
@@ -117,7 +117,10 @@ pub(super) async fn run(setting: &Setting, arguments: Arguments) -> anyhow::Resu
             if json {
                 output::json(&key)?;
             } else {
-                output::line(format_args!("Revoked key {id} at {}.", time(key.revoked_at)))?;
+                output::line(format_args!(
+                    "Revoked key {id} at {}.",
+                    time(key.revoked_at)
+                ))?;
             }
         }
     }
@@ -150,7 +153,10 @@ async fn create(
         output::line(secret)
     };
     shown.with_context(|| {
-        format!("key {} was made, but nobody knows its secret: revoke it", key.key_id)
+        format!(
+            "key {} was made, but nobody knows its secret: revoke it",
+            key.key_id
+        )
     })?;
     if !json {
         let owner = match &key.tenant_id {
@@ -181,7 +187,10 @@ fn show(keys: &[ApiKey]) -> anyhow::Result<()> {
         .map(|key| {
             [
                 key.key_id.to_string(),
-                key.tenant_id.as_ref().map_or("(operator)", TenantId::as_str).to_owned(),
+                key.tenant_id
+                    .as_ref()
+                    .map_or("(operator)", TenantId::as_str)
+                    .to_owned(),
                 key.scopes.to_string(),
                 time(Some(key.created_at)),
                 time(key.last_used_at),
@@ -190,6 +199,14 @@ fn show(keys: &[ApiKey]) -> anyhow::Result<()> {
             ]
         })
         .collect();
-    let headings = ["ID", "TENANT", "SCOPES", "CREATED", "LAST USED", "REVOKED", "NAME"];
+    let headings = [
+        "ID",
+        "TENANT",
+        "SCOPES",
+        "CREATED",
+        "LAST USED",
+        "REVOKED",
+        "NAME",
+    ];
     output::table(headings, &rows)
 }

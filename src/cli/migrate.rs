@@ -3,7 +3,7 @@
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{Done, Setting, output};
+use super::{Done, Given, output};
 use crate::app::{self, StartError};
 use crate::clock::Surroundings;
 
@@ -42,9 +42,9 @@ struct Answer {
     epoch: Option<Uuid>,
 }
 
-pub(super) async fn run(setting: &Setting, arguments: &Arguments) -> anyhow::Result<Done> {
+pub(super) async fn run(given: &Given, arguments: &Arguments) -> anyhow::Result<Done> {
     let surroundings = Surroundings::system();
-    let config = &setting.config;
+    let config = &given.config;
     if arguments.restored {
         // What was restored is there. A slip in the address must not create an empty ledger.
         let database = app::connect(config, false).await?;
@@ -79,14 +79,17 @@ pub(super) async fn run(setting: &Setting, arguments: &Arguments) -> anyhow::Res
 
 impl Answer {
     fn sentence(&self) -> String {
-        let what = if self.created { "Created" } else { "Up to date:" };
-        let mut text = format!(
-            "{what} ledger {} ({}, {} partitions).",
+        let what = if self.created {
+            "Created"
+        } else {
+            "Up to date:"
+        };
+        let epoch = self
+            .epoch
+            .map_or_else(String::new, |epoch| format!(" Began epoch {epoch}."));
+        format!(
+            "{what} ledger {} ({}, {} partitions).{epoch}",
             self.ledger_id, self.backend, self.partitions
-        );
-        if let Some(epoch) = self.epoch {
-            text.push_str(&format!(" Began epoch {epoch}."));
-        }
-        text
+        )
     }
 }

@@ -16,7 +16,8 @@ mod tenants;
 mod verify;
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -24,12 +25,15 @@ use clap::{Parser, Subcommand};
 use crate::app::{self, Opened, StartError};
 use crate::clock::Surroundings;
 use crate::config::{Config, ConfigArgs, ConfigError, process_environment};
+use crate::domain::ids::{IdError, check_name};
 use crate::ledger::database::{Database, OpenError};
 use crate::ledger::registry::Registry;
 use crate::telemetry::{self, ErrorChain, Metrics};
 
-/// Least time for handing over what is left of the traces.
+/// Least and most time for handing over what is left of the traces. The least is what `app` keeps
+/// for it when everything else takes as long as it may.
 const FLUSH_MIN: Duration = Duration::from_millis(400);
+const FLUSH_MAX: Duration = Duration::from_secs(2);
 
 /// How much is logged by what answers and ends: its words to the caller say the rest.
 const LOG_LEVEL_OF_ANSWERS: &str = "warn";
@@ -83,10 +87,12 @@ enum Done {
 #[error("{0}")]
 struct WrongUse(String);
 
-/// What every subcommand gets.
-struct Setting {
+/// What every subcommand is given.
+struct Given {
     config: Config,
     metrics: Metrics,
+    /// Since when a service has been stopping.
+    stopping_since: OnceLock<Instant>,
 }
 
 /// Runs the program. Wrong use of the command line ends the process right here.
@@ -113,20 +119,21 @@ fn run(cli: Cli) -> anyhow::Result<Done> {
     } else {
         Config::load_keyless(&cli.settings, &env)?
     };
-    if !command.serves() && config.telemetry.log_level == LOG_LEVEL_DEFAULT {
+    if !command.logs() && config.telemetry.log_level == LOG_LEVEL_DEFAULT {
         LOG_LEVEL_OF_ANSWERS.clone_into(&mut config.telemetry.log_level);
     }
     let telemetry = telemetry::init(&config.telemetry)?;
-    let setting = Setting {
+    let given = Given {
         metrics: Metrics::new()?,
         config,
+        stopping_since: OnceLock::new(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("the operating system gave no threads")?;
-    let result = runtime.block_on(command.run(&setting));
-    telemetry.shutdown(FLUSH_MIN);
+    let result = runtime.block_on(command.run(&given));
+    telemetry.shutdown(given.time_to_flush());
     // Not waited for: a thread may be stuck reading a terminal.
     runtime.shutdown_background();
     result
@@ -138,25 +145,35 @@ impl Command {
         !matches!(self, Self::Verify(_))
     }
 
-    /// Runs until it is told to stop.
-    fn serves(&self) -> bool {
+    /// Runs on, and logs what it does: the demo shows that in its own way.
+    fn logs(&self) -> bool {
         matches!(self, Self::Serve(_))
     }
 
-    async fn run(self, setting: &Setting) -> anyhow::Result<Done> {
+    async fn run(self, given: &Given) -> anyhow::Result<Done> {
         match self {
-            Self::Serve(_) => serve::run(setting).await,
-            Self::Migrate(arguments) => migrate::run(setting, &arguments).await,
-            Self::Tenants(arguments) => tenants::run(setting, arguments).await,
-            Self::Keys(arguments) => keys::run(setting, arguments).await,
-            Self::Verify(arguments) => verify::run(setting, &arguments).await,
-            Self::Import(arguments) => import::run(setting, &arguments).await,
-            Self::Demo(arguments) => demo::run(setting, &arguments).await,
+            Self::Serve(_) => serve::run(given).await,
+            Self::Migrate(arguments) => migrate::run(given, &arguments).await,
+            Self::Tenants(arguments) => tenants::run(given, arguments).await,
+            Self::Keys(arguments) => keys::run(given, arguments).await,
+            Self::Verify(arguments) => verify::run(given, &arguments).await,
+            Self::Import(arguments) => import::run(given, &arguments).await,
+            Self::Demo(arguments) => demo::run(given, &arguments).await,
         }
     }
 }
 
-impl Setting {
+impl Given {
+    /// What a stop has left of its time.
+    fn time_to_flush(&self) -> Duration {
+        let stopping = self
+            .stopping_since
+            .get()
+            .map_or(Duration::ZERO, Instant::elapsed);
+        let left = self.config.shutdown_timeout.saturating_sub(stopping);
+        left.clamp(FLUSH_MIN, FLUSH_MAX)
+    }
+
     /// The ledger that is there, for a command beside a server.
     async fn open(&self) -> Result<Opened, StartError> {
         app::open_existing(&self.config, &Surroundings::system()).await
@@ -168,6 +185,11 @@ impl Setting {
         let registry = opened.registry(&self.config, &self.metrics);
         Ok((opened.database, registry))
     }
+}
+
+/// A name for people, as an argument.
+fn name(text: &str) -> Result<String, IdError> {
+    check_name(text).map(|()| text.to_owned())
 }
 
 fn status(error: &anyhow::Error) -> u8 {

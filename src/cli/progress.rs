@@ -31,7 +31,9 @@ pub(super) struct Progress {
 impl Progress {
     pub(super) fn new(what: &'static str, unit: Unit, total: Option<u64>) -> Self {
         let now = Instant::now();
-        let bar = std::io::stderr().is_terminal().then(|| bar(what, unit, total));
+        let bar = std::io::stderr()
+            .is_terminal()
+            .then(|| bar(what, unit, total));
         Self {
             what,
             unit,
@@ -75,7 +77,10 @@ impl Progress {
             Some(total) if total > 0 => {
                 let percent = self.done.min(total) * 100 / total;
                 let total = self.unit.show(total);
-                format!("{}: {done} of {total} ({percent} %), {rate} per second", self.what)
+                format!(
+                    "{}: {done} of {total} ({percent} %), {rate} per second",
+                    self.what
+                )
             }
             _ => format!("{}: {done}, {rate} per second", self.what),
         }
@@ -92,7 +97,9 @@ impl Unit {
 }
 
 fn per_second(count: u64, elapsed: Duration) -> u64 {
-    let milliseconds = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).max(1);
+    let milliseconds = u64::try_from(elapsed.as_millis())
+        .unwrap_or(u64::MAX)
+        .max(1);
     count.saturating_mul(1000) / milliseconds
 }
 
@@ -131,7 +138,9 @@ mod tests {
         progress.began = Instant::now();
 
         assert!(
-            progress.line().starts_with("checking: 500 events of 2,000 events (25 %), "),
+            progress
+                .line()
+                .starts_with("checking: 500 events of 2,000 events (25 %), "),
             "{}",
             progress.line()
         );

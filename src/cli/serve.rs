@@ -2,14 +2,15 @@
 
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-use super::{Done, Setting, output};
-use crate::app::Service;
+use super::{Done, Given, output};
+use crate::app::{Service, StartError};
 
 /// Start everything in one process (what happens without a subcommand)
 ///
@@ -24,35 +25,62 @@ Examples:
   LEDGER_DATABASE_URL=postgres://ledger@db/ledger LEDGER_MASTER_KEY=\"$KEY\" notification-ledger")]
 pub(super) struct Arguments {}
 
-pub(super) async fn run(setting: &Setting) -> anyhow::Result<Done> {
+/// How long a start may go on once it is told to stop: it may just have made the operator key, and
+/// that must be shown.
+const START_GRACE: Duration = Duration::from_secs(2);
+
+pub(super) async fn run(given: &Given) -> anyhow::Result<Done> {
     let mut stop = StopSignals::new()?;
-    let service = tokio::select! {
-        started = Service::start(&setting.config, &setting.metrics) => started?,
-        () = stop.next() => return Ok(Done::All),
+    let (service, stopped) = start(given, &mut stop).await?;
+    let Some(service) = service else {
+        return Ok(Done::All);
     };
     if let Some(key) = &service.operator_key {
         show_operator_key(key, service.address);
     }
-    serve_during(service, stop, std::future::pending()).await
+    let work = async {
+        if !stopped {
+            std::future::pending::<()>().await;
+        }
+    };
+    serve_during(given, service, stop, work).await
+}
+
+/// Starts a service, and says whether it was told to stop meanwhile: then there may be none.
+async fn start(
+    given: &Given,
+    stop: &mut StopSignals,
+) -> Result<(Option<Service>, bool), StartError> {
+    let mut starting = pin!(Service::start(&given.config, &given.metrics));
+    tokio::select! {
+        started = &mut starting => return Ok((Some(started?), false)),
+        () = stop.next() => {}
+    }
+    match tokio::time::timeout(START_GRACE, starting).await {
+        Ok(started) => Ok((Some(started?), true)),
+        Err(_) => Ok((None, true)),
+    }
 }
 
 /// Serves while `work` goes on, until it ends or a signal comes; then finishes what is in flight,
 /// unless a second signal says to end at once.
 pub(super) async fn serve_during(
+    given: &Given,
     service: Service,
     mut stop: StopSignals,
     work: impl Future<Output = ()>,
 ) -> anyhow::Result<Done> {
-    let (begin, begun) = oneshot::channel();
+    let (tell, told) = oneshot::channel();
     let mut running = pin!(service.run(async move {
-        let _ = begun.await;
+        let _ = told.await;
     }));
     tokio::select! {
         ended = &mut running => return ended.map(|_| Done::All).map_err(Into::into),
         () = work => {}
         () = stop.next() => {}
     }
-    let _ = begin.send(());
+    given.stopping_since.get_or_init(Instant::now);
+    let _ = tell.send(());
     tokio::select! {
         // Callers who don't finish in time are no failure of ours; it was logged.
         ended = &mut running => ended.map(|_| Done::All).map_err(Into::into),
@@ -91,11 +119,14 @@ This ledger has no operator key yet. Here is its first, shown this once and neve
 
     {}
 
-It works for every tenant: name one in the header X-Tenant-Id. Next steps, in another terminal:
+It works for every tenant: name one in the header X-Tenant-Id. Next, in another terminal and with
+the same settings:
 
     notification-ledger tenants create acme
     notification-ledger keys create --tenant acme
     curl http://{address}/v1/events -H 'Authorization: Bearer <that key>'
+
+What else can be asked is at http://{address}/docs.
 ",
         key.expose_secret()
     );

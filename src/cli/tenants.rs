@@ -1,7 +1,7 @@
 //! `tenants`: made and listed, beside a running server or without one.
 
 use super::output::{or_dash, time};
-use super::{Done, Setting, output};
+use super::{Done, Given, output};
 use crate::domain::ids::TenantId;
 use crate::ledger::registry::{Registry, Tenant};
 
@@ -22,7 +22,7 @@ Examples:
         /// 1 to 63 of a-z, 0-9, `.`, `_` and `-`, beginning with a letter or digit
         id: TenantId,
         /// For people
-        #[arg(long)]
+        #[arg(long, value_parser = super::name)]
         name: Option<String>,
         /// The partition to live in, from 0 on
         #[arg(long, value_name = "N")]
@@ -42,8 +42,8 @@ Example:
     },
 }
 
-pub(super) async fn run(setting: &Setting, arguments: Arguments) -> anyhow::Result<Done> {
-    let (database, registry) = setting.registry().await?;
+pub(super) async fn run(given: &Given, arguments: Arguments) -> anyhow::Result<Done> {
+    let (database, registry) = given.registry().await?;
     match arguments {
         Arguments::Create {
             id,
@@ -51,7 +51,9 @@ pub(super) async fn run(setting: &Setting, arguments: Arguments) -> anyhow::Resu
             partition,
             json,
         } => {
-            let tenant = registry.create_tenant(&id, name.as_deref(), partition).await?;
+            let tenant = registry
+                .create_tenant(&id, name.as_deref(), partition)
+                .await?;
             if json {
                 output::json(&tenant)?;
             } else {

@@ -4,7 +4,7 @@ use anyhow::bail;
 use serde::Serialize;
 
 use super::progress::{Progress, Unit};
-use super::{Done, Setting, WrongUse, output};
+use super::{Done, Given, WrongUse, output};
 use crate::app::{self, StartError};
 use crate::ledger::record::{Head, LedgerPosition, Partition, Position};
 use crate::ledger::verify::{Broken, Fault, Intact, verify};
@@ -89,10 +89,13 @@ enum Finding {
     },
 }
 
-pub(super) async fn run(setting: &Setting, arguments: &Arguments) -> anyhow::Result<Done> {
+pub(super) async fn run(given: &Given, arguments: &Arguments) -> anyhow::Result<Done> {
     let span = Span::of(arguments)?;
-    let database = app::connect(&setting.config, false).await?;
-    database.require_current_schema().await.map_err(StartError::from)?;
+    let database = app::connect(&given.config, false).await?;
+    database
+        .require_current_schema()
+        .await
+        .map_err(StartError::from)?;
     let row = database.ledger_row().await.map_err(StartError::from)?;
     let row = row.ok_or(StartError::NoLedger)?;
     let storage = database.storage();
@@ -100,28 +103,33 @@ pub(super) async fn run(setting: &Setting, arguments: &Arguments) -> anyhow::Res
 
     let partitions = span.partitions(row.partitions)?;
     let chosen: Vec<_> = partitions
-        .map(|partition| (partition, heads.iter().find(|head| head.partition == partition)))
+        .map(|partition| {
+            (
+                partition,
+                heads.iter().find(|head| head.partition == partition),
+            )
+        })
         .collect();
     for head in chosen.iter().filter_map(|(_, head)| *head) {
         span.check_start(head)?;
     }
-    let total = chosen.iter().filter_map(|(_, head)| *head).map(|head| span.events(head)).sum();
+    let total = chosen
+        .iter()
+        .filter_map(|(_, head)| *head)
+        .map(|head| span.events(head))
+        .sum();
     let mut progress = Progress::new("checking", Unit::Events, Some(total));
     let mut findings = Vec::new();
     for (partition, head) in chosen {
-        let finding = match head {
+        findings.push(match head {
             Some(head) => {
-                verify(storage.as_ref(), head, span.from, |events| progress.add(events)).await?
+                let checked = verify(storage.as_ref(), head, span.from, |events| {
+                    progress.add(events);
+                });
+                Finding::of(checked.await?)
             }
-            None => Err(Broken {
-                position: LedgerPosition {
-                    partition,
-                    position: Position(0),
-                },
-                fault: Fault::Missing,
-            }),
-        };
-        findings.push(Finding::from(finding));
+            None => Finding::without_head(partition),
+        });
     }
     progress.finish();
     database.close().await;
@@ -142,9 +150,9 @@ impl Span {
                     .to_owned(),
             )),
             (Some(From::Anywhere(from)), partition) => Ok(Self { partition, from }),
-            (Some(From::In(from)), Some(partition)) if partition != from.partition => Err(WrongUse(
-                format!("--from {from} is not in partition {partition}"),
-            )),
+            (Some(From::In(from)), Some(partition)) if partition != from.partition => Err(
+                WrongUse(format!("--from {from} is not in partition {partition}")),
+            ),
             (Some(From::In(from)), _) => Ok(Self {
                 partition: Some(from.partition),
                 from: from.position.max(first),
@@ -186,8 +194,8 @@ impl Span {
     }
 }
 
-impl std::convert::From<Result<Intact, Broken>> for Finding {
-    fn from(result: Result<Intact, Broken>) -> Self {
+impl Finding {
+    fn of(result: Result<Intact, Broken>) -> Self {
         match result {
             Ok(intact) => Self::Intact {
                 partition: intact.partition.0,
@@ -203,6 +211,24 @@ impl std::convert::From<Result<Intact, Broken>> for Finding {
                 detail: broken.fault.to_string(),
             },
         }
+    }
+
+    /// Every partition has had one since the ledger was created.
+    fn without_head(partition: Partition) -> Self {
+        Self::Broken {
+            partition: partition.0,
+            intact: false,
+            position: LedgerPosition {
+                partition,
+                position: Position(0),
+            },
+            fault: "no_head",
+            detail: "the partition's head is missing".to_owned(),
+        }
+    }
+
+    fn is_broken(&self) -> bool {
+        matches!(self, Self::Broken { .. })
     }
 }
 
@@ -245,21 +271,25 @@ impl Answer {
                 }
             }
             let count = self.partitions.len();
-            let partitions = if count == 1 { "partition" } else { "partitions" };
+            let partitions = if count == 1 {
+                "partition"
+            } else {
+                "partitions"
+            };
             if self.intact {
                 let events = indicatif::HumanCount(self.events);
-                output::line(format_args!("{count} {partitions}, {events} events: intact"))?;
+                output::line(format_args!(
+                    "{count} {partitions}, {events} events: intact"
+                ))?;
             } else {
-                let broken = self.partitions.iter().filter(|finding| finding.is_broken()).count();
+                let broken = self
+                    .partitions
+                    .iter()
+                    .filter(|finding| finding.is_broken())
+                    .count();
                 eprintln!("{broken} of {count} {partitions} broken");
             }
         }
         Ok(if self.intact { Done::All } else { Done::No })
-    }
-}
-
-impl Finding {
-    fn is_broken(&self) -> bool {
-        matches!(self, Self::Broken { .. })
     }
 }

@@ -164,7 +164,11 @@ impl Board {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
-        format!("{} in {}", self.counted(), HumanDuration(self.began.elapsed()))
+        format!(
+            "{} in {}",
+            self.counted(),
+            HumanDuration(self.began.elapsed())
+        )
     }
 
     fn line(&self, step: &Step<'_>) -> String {
@@ -175,9 +179,13 @@ impl Board {
         let detail = step.detail;
         if self.colourful {
             let colour = step.what.colour();
-            format!("\x1b[90m{time}\x1b[0m \x1b[{colour}m{what}\x1b[0m {about} \x1b[90m{detail}\x1b[0m")
+            format!(
+                "\x1b[90m{time}\x1b[0m \x1b[{colour}m{what}\x1b[0m {about} \x1b[90m{detail}\x1b[0m"
+            )
         } else {
-            format!("{time} {what} {about} {detail}").trim_end().to_owned()
+            format!("{time} {what} {about} {detail}")
+                .trim_end()
+                .to_owned()
         }
     }
 
@@ -189,7 +197,7 @@ impl Board {
             .filter(|(what, _)| what.is_recorded())
             .map(|(_, count)| count)
             .sum();
-        let mut text = format!("{} events", HumanCount(recorded));
+        let mut parts = vec![format!("{} events", HumanCount(recorded))];
         for what in [
             What::Requested,
             What::Delivered,
@@ -200,15 +208,20 @@ impl Board {
             What::Suppressed,
         ] {
             if of(what) > 0 {
-                text.push_str(&format!(" · {} {}", HumanCount(of(what)), what.word()));
+                parts.push(format!("{} {}", HumanCount(of(what)), what.word()));
             }
         }
-        if of(What::Repeat) > 0 {
-            text.push_str(&format!(" · {} repeats dropped", HumanCount(of(What::Repeat))));
+        for (what, one, many) in [
+            (What::Repeat, "repeat dropped", "repeats dropped"),
+            (What::Anomaly, "anomaly found", "anomalies found"),
+            (What::Refused, "call refused", "calls refused"),
+        ] {
+            match of(what) {
+                0 => {}
+                1 => parts.push(format!("1 {one}")),
+                count => parts.push(format!("{} {many}", HumanCount(count))),
+            }
         }
-        if of(What::Anomaly) > 0 {
-            text.push_str(&format!(" · {} anomalies found", HumanCount(of(What::Anomaly))));
-        }
-        text
+        parts.join(" · ")
     }
 }

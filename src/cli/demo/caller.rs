@@ -51,7 +51,10 @@ impl Caller {
 
     /// Posts a text as it is, such as one that was signed.
     pub(super) async fn post_raw(&self, path: &str, body: String, mut headers: HeaderMap) -> Reply {
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
         let mut attempt = 1;
         loop {
             let mut request = Request::new(Body::from(body.clone()));
@@ -75,7 +78,9 @@ impl Caller {
         let status = response.status();
         let replayed = is_true(response.headers(), &IDEMPOTENT_REPLAYED);
         let body = axum::body::to_bytes(response.into_body(), ANSWER_BYTES_MAX).await;
-        let body = body.ok().and_then(|body| serde_json::from_slice(&body).ok());
+        let body = body
+            .ok()
+            .and_then(|body| serde_json::from_slice(&body).ok());
         Reply {
             status,
             body: body.unwrap_or_default(),

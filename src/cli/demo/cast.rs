@@ -69,12 +69,36 @@ const PEOPLE: &[Person] = people! {
     "tu.youyou" "Tu Youyou" "zh-CN" "Asia/Shanghai";
 };
 
-const EMAIL: Route = Route { channel: "email", step: "send-email", provider: "ses" };
-const MARKETING_EMAIL: Route = Route { channel: "email", step: "send-email", provider: "sendgrid" };
-const SMS: Route = Route { channel: "sms", step: "send-sms", provider: "twilio" };
-const PUSH: Route = Route { channel: "push", step: "send-push", provider: "fcm" };
-const IN_APP: Route = Route { channel: "in_app", step: "inbox", provider: "novu" };
-const CHAT: Route = Route { channel: "chat", step: "page-on-call", provider: "slack" };
+const EMAIL: Route = Route {
+    channel: "email",
+    step: "send-email",
+    provider: "ses",
+};
+const MARKETING_EMAIL: Route = Route {
+    channel: "email",
+    step: "send-email",
+    provider: "sendgrid",
+};
+const SMS: Route = Route {
+    channel: "sms",
+    step: "send-sms",
+    provider: "twilio",
+};
+const PUSH: Route = Route {
+    channel: "push",
+    step: "send-push",
+    provider: "fcm",
+};
+const IN_APP: Route = Route {
+    channel: "in_app",
+    step: "inbox",
+    provider: "novu",
+};
+const CHAT: Route = Route {
+    channel: "chat",
+    step: "page-on-call",
+    provider: "slack",
+};
 
 /// Each with how often it comes up.
 const WORKFLOWS: &[(&Workflow, u64)] = &[
@@ -204,6 +228,16 @@ impl Workflow {
         dice.weighted(WORKFLOWS).unwrap_or(WORKFLOWS[0].0)
     }
 
+    /// One that sends mail before anything else.
+    pub(super) fn any_by_mail(dice: &mut Dice) -> &'static Self {
+        let any = Self::any(dice);
+        if any.routes[0].channel == EMAIL.channel {
+            any
+        } else {
+            WORKFLOWS[0].0
+        }
+    }
+
     /// The body that requests a notification.
     pub(super) fn request(&self, person: &Person, dice: &mut Dice) -> Value {
         let channels: Vec<_> = self.routes.iter().map(|route| route.channel).collect();
@@ -251,7 +285,16 @@ mod tests {
     }
 
     #[test]
-    fn every_workflow_reaches_people_somehow() {
-        assert!(WORKFLOWS.iter().all(|(workflow, _)| !workflow.routes.is_empty()));
+    fn every_workflow_reaches_people_and_the_first_by_mail() {
+        assert!(
+            WORKFLOWS
+                .iter()
+                .all(|(workflow, _)| !workflow.routes.is_empty())
+        );
+
+        let mut dice = Dice::new(3);
+        for _ in 0..100 {
+            assert_eq!(Workflow::any_by_mail(&mut dice).routes[0].channel, "email");
+        }
     }
 }

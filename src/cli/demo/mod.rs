@@ -1,14 +1,16 @@
 //! `demo`: a service to play with, and somebody who keeps it busy.
 //!
 //! The demo is a service like any other, on a ledger of its own. [`story`] makes up lives of
-//! notifications and tells them to the service through its public routes ([`caller`]), some as
-//! Novu would ([`novu`]); [`board`] shows what was answered. Nothing that is shown is made up.
+//! notifications and tells them to the service in [`steps`], through its public routes
+//! ([`caller`]), some as Novu would ([`novu`]); [`board`] shows what was answered. Nothing that is
+//! shown is made up.
 
 mod board;
 mod caller;
 mod cast;
 mod dice;
 mod novu;
+mod steps;
 mod story;
 
 use std::fs::{self, File, TryLockError};
@@ -27,9 +29,10 @@ use self::board::Board;
 use self::caller::Caller;
 use self::dice::Dice;
 use self::novu::Novu;
-use self::story::{EVENTS_PER_STORY, Stage, tell, tell_of_a_late_retraction};
+use self::steps::Stage;
+use self::story::{EVENTS_PER_STORY, tell, tell_of_a_late_retraction};
 use super::serve::{StopSignals, serve_during};
-use super::{Done, Setting, output};
+use super::{Done, Given, output};
 use crate::app::{Service, router};
 use crate::clock::Surroundings;
 use crate::config::{Config, DatabaseUrl, MasterKeySource};
@@ -38,6 +41,8 @@ use crate::ledger::registry::{NewKey, Registry, RegistryError, Scopes};
 
 /// The demo's tenant, and the name of its keys.
 const TENANT: &str = "demo";
+/// The smallest body that requests a notification.
+const BODY: &str = r#"{"workflow_id": "hello", "subscriber": {"id": "you"}}"#;
 /// Of the demo's own files, in its folder.
 const DATABASE_FILE: &str = "ledger.db";
 const LOCK_FILE: &str = "demo.lock";
@@ -93,14 +98,14 @@ fn rate(text: &str) -> Result<f64, String> {
     }
 }
 
-pub(super) async fn run(setting: &Setting, arguments: &Arguments) -> anyhow::Result<Done> {
-    let mut config = setting.config.clone();
+pub(super) async fn run(given: &Given, arguments: &Arguments) -> anyhow::Result<Done> {
+    let mut config = given.config.clone();
     let place = Place::prepare(&mut config, arguments)?;
     if config.listen == USUAL_ADDRESS {
         config.listen = free_address();
     }
     let stop = StopSignals::new()?;
-    let service = Service::start(&config, &setting.metrics).await?;
+    let service = Service::start(&config, &given.metrics).await?;
     if let Some(key) = &service.operator_key {
         output::line(format_args!(
             "The new ledger's operator key, shown this once: {}\n",
@@ -122,19 +127,20 @@ pub(super) async fn run(setting: &Setting, arguments: &Arguments) -> anyhow::Res
     };
     drop(registry);
     let address = service.address;
-    let mut summary = String::new();
     let showing = async {
         let seed = stage.surroundings.ids.random().as_u128();
         let mut dice = Dice::new(u64::try_from(seed >> 64).unwrap_or_default());
         let example = tell_of_a_late_retraction(&stage, dice.fork()).await;
         introduce(&stage.board, address, &key, &place, example.as_deref());
-        let patience = arguments.duration.map(|seconds| Duration::from_secs(seconds.into()));
+        let patience = arguments
+            .duration
+            .map(|seconds| Duration::from_secs(seconds.into()));
         // Without a duration: until a signal drops all of this.
         let telling = keep_telling(&stage, dice, arguments.rate);
         let _ = tokio::time::timeout(patience.unwrap_or(Duration::MAX), telling).await;
     };
-    let ended = serve_during(service, stop, showing).await;
-    summary.push_str(&stage.board.finish());
+    let ended = serve_during(given, service, stop, showing).await;
+    let summary = stage.board.finish();
     drop(stage);
     output::line(format_args!("{summary}. {}", place.farewell()))?;
     ended
@@ -250,7 +256,8 @@ fn remove(database: &Path) -> anyhow::Result<()> {
         let path = beside(database, ending);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("`{}` can't be removed", path.display()));
+                return Err(error)
+                    .with_context(|| format!("`{}` can't be removed", path.display()));
             }
             _ => {}
         }
@@ -317,27 +324,34 @@ fn introduce(
     let key = key.expose_secret();
     let base = format!("http://{address}");
     let authorization = format!("-H 'Authorization: Bearer {key}'");
-    let mut text = format!(
-        "{title}\n\n  API   {base}\n  key   {key}   (tenant {TENANT}, to read and write)\n  \
-         data  {data}\n\nTry, in another terminal:\n\n  \
-         {log}\n  curl -s '{base}/v1/events?limit=5' {authorization}\n",
+    let example = example.map_or_else(String::new, |id| {
+        let one = format!("{base}/v1/notifications/{id}");
+        format!(
+            "\n  {}\n  curl -s {one} {authorization}\n  curl -s {one}/events {authorization}\n",
+            board.bold("# delivered although it was retracted: what is known now, and how it came")
+        )
+    });
+    let text = format!(
+        "\
+{title}
+
+  API   {base}   (described at {base}/docs)
+  key   {key}   (tenant {TENANT}, to read and write)
+  data  {data}
+
+Try, in another terminal:
+
+  {log}
+  curl -s '{base}/v1/events?limit=5' {authorization}
+{example}
+  {request}
+  curl -s {base}/v1/notifications {authorization} -H 'Content-Type: application/json' -d '{BODY}'
+",
         title = board.bold("notification-ledger demo"),
         data = place.name(),
         log = board.bold("# the log"),
+        request = board.bold("# request one yourself"),
     );
-    if let Some(id) = example {
-        text.push_str(&format!(
-            "\n  {}\n  curl -s {base}/v1/notifications/{id} {authorization}\n  \
-             curl -s {base}/v1/notifications/{id}/events {authorization}\n",
-            board.bold("# delivered although it was retracted: what is known now, and how it came")
-        ));
-    }
-    text.push_str(&format!(
-        "\n  {}\n  curl -s {base}/v1/notifications {authorization} -H 'Content-Type: \
-         application/json' -d '{{\"workflow_id\": \"hello\", \"subscriber\": {{\"id\": \
-         \"you\"}}}}'\n",
-        board.bold("# request one yourself")
-    ));
     // Whoever closed stdout does not want to know.
     let _ = output::line(text);
 }
@@ -375,7 +389,10 @@ mod tests {
         remove(&database).unwrap();
         remove(&database).unwrap();
 
-        let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let left: Vec<_> = fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
         assert_eq!(left, ["notes.txt"]);
     }
 }

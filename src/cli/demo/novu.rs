@@ -59,9 +59,14 @@ impl Novu {
         let mut key = [0; KEY_BYTES];
         let filled = SystemRandom::new().fill(&mut key);
         filled.map_err(|_| RegistryError::NoRandomness(crate::ledger::sealing::NoRandomness))?;
-        let secrets = vec![SecretString::from(format!("whsec_{}", STANDARD.encode(key)))];
+        let secrets = vec![SecretString::from(format!(
+            "whsec_{}",
+            STANDARD.encode(key)
+        ))];
         let sources = registry.sources(tenant_id, None, SOURCES_MAX).await?;
-        let standing = sources.into_iter().find(|source| source.name == SOURCE_NAME);
+        let standing = sources
+            .into_iter()
+            .find(|source| source.name == SOURCE_NAME);
         let source_id = match standing {
             Some(source) => {
                 let change = SourceChange {
@@ -69,7 +74,9 @@ impl Novu {
                     paused: Some(false),
                     ..SourceChange::default()
                 };
-                registry.update_source(source.source_id, tenant_id, change).await?;
+                registry
+                    .update_source(source.source_id, tenant_id, change)
+                    .await?;
                 source.source_id
             }
             None => create(registry, tenant_id, secrets).await?,
@@ -97,7 +104,10 @@ impl Novu {
     /// Signs as Standard Webhooks says: id, time and the very bytes that are sent.
     fn signed(&self, delivery_id: &str, now: Timestamp, body: &str) -> HeaderMap {
         let seconds = now.unix_millis() / 1000;
-        let signature = hmac::sign(&self.key, format!("{delivery_id}.{seconds}.{body}").as_bytes());
+        let signature = hmac::sign(
+            &self.key,
+            format!("{delivery_id}.{seconds}.{body}").as_bytes(),
+        );
         let signature = format!("v1,{}", STANDARD.encode(signature));
         let headers = [
             ("svix-id", delivery_id.to_owned()),

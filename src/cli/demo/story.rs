@@ -1,30 +1,16 @@
 //! What happens to notifications: lives as they are lived, told to the ledger step by step.
-//!
-//! Every step is a request that anybody could send, and every line that is shown says what the
-//! ledger answered to it.
 
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::board::{Board, Step, What};
-use super::caller::{Caller, Reply};
-use super::cast::{Person, Route, Workflow};
+use super::board::What;
+use super::cast::Workflow;
 use super::dice::Dice;
-use super::novu::{Novu, NovuMessage};
+use super::novu::NovuMessage;
+use super::steps::{Stage, Story, Told};
 use crate::api::request::IDEMPOTENCY_KEY;
-use crate::clock::Surroundings;
-use crate::domain::time::Timestamp;
-
-/// What every story needs.
-#[derive(Debug)]
-pub(super) struct Stage {
-    pub(super) caller: Caller,
-    pub(super) novu: Novu,
-    pub(super) surroundings: Surroundings,
-    pub(super) board: Board,
-}
 
 /// How a life may go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,30 +56,24 @@ const PLOTS: &[(Plot, u64)] = &[
     (Plot::Adopted, 6),
 ];
 
+/// Why people think better of it.
+const SECOND_THOUGHTS: &[(&str, u64)] = &[
+    ("no longer relevant", 3),
+    ("requested by mistake", 2),
+    ("withdrawn by support", 1),
+];
+
 /// About how many events a life comes to: what the plots above give on average.
 pub(super) const EVENTS_PER_STORY: f64 = 4.6;
 
 /// Reasons for which something is not sent on purpose.
 const SUPPRESSIONS: &[(&str, u64)] = &[("preference", 6), ("rate_limit", 3), ("duplicate", 1)];
 
-/// The story ends here: something was answered that it did not expect.
-#[derive(Debug)]
-struct Over;
-
-type Told = Result<(), Over>;
-
-/// One life, so far.
-struct Story<'a> {
-    stage: &'a Stage,
-    dice: Dice,
-    workflow: &'static Workflow,
-    person: &'static Person,
-    /// Empty until it is requested.
-    id: String,
-    shown: bool,
-    anomalies: Vec<String>,
-    /// Makes up ids that look like a provider's.
-    salt: u64,
+impl Plot {
+    /// Only mail goes wrong in this way.
+    fn is_about_mail(self) -> bool {
+        matches!(self, Self::HardBounce | Self::SoftBounce | Self::Complaint)
+    }
 }
 
 /// Tells one life from beginning to end, at its own pace.
@@ -112,21 +92,11 @@ pub(super) async fn tell_of_a_late_retraction(stage: &Stage, dice: Dice) -> Opti
     Some(story.id)
 }
 
-impl<'a> Story<'a> {
-    fn new(stage: &'a Stage, mut dice: Dice, shown: bool) -> Self {
-        Self {
-            stage,
-            workflow: Workflow::any(&mut dice),
-            person: Person::any(&mut dice),
-            salt: dice.next(),
-            dice,
-            id: String::new(),
-            shown,
-            anomalies: Vec::new(),
-        }
-    }
-
+impl Story<'_> {
     async fn tell(&mut self, plot: Plot) -> Told {
+        if plot.is_about_mail() {
+            self.workflow = Workflow::any_by_mail(&mut self.dice);
+        }
         match plot {
             Plot::Delivered => self.delivered().await,
             Plot::HardBounce => self.hard_bounce().await,
@@ -166,7 +136,12 @@ impl<'a> Story<'a> {
         for (what, fact, more, chance) in [
             (What::Seen, "seen", json!({}), 55),
             (What::Read, "read", json!({}), 70),
-            (What::Clicked, "interacted", json!({ "kind": "clicked" }), 35),
+            (
+                What::Clicked,
+                "interacted",
+                json!({ "kind": "clicked" }),
+                35,
+            ),
         ] {
             if !self.dice.percent(chance) {
                 break;
@@ -202,7 +177,8 @@ impl<'a> Story<'a> {
             "code": "452",
             "reason": "4.2.2 The mailbox is full",
         });
-        self.bounced(route, bounce, "452 mailbox full, not the end").await?;
+        self.bounced(route, bounce, "452 mailbox full, not the end")
+            .await?;
         self.pause(2000, 6000).await;
         self.arrived(route, self.now(), "after all").await
     }
@@ -221,7 +197,8 @@ impl<'a> Story<'a> {
                 "attempt": attempt,
             });
             let detail = format!("attempt {attempt}: {} timed out", route.provider);
-            self.report(What::Failed, "failed", route, self.now(), error, &detail).await?;
+            self.report(What::Failed, "failed", route, self.now(), error, &detail)
+                .await?;
             self.pause(800, 2500).await;
             self.queue("again").await?;
         }
@@ -243,7 +220,8 @@ impl<'a> Story<'a> {
             "attempt": 1,
         });
         let detail = format!("{} refused our credentials", route.provider);
-        self.report(What::Failed, "failed", route, self.now(), error, &detail).await
+        self.report(What::Failed, "failed", route, self.now(), error, &detail)
+            .await
     }
 
     async fn retracted(&mut self) -> Told {
@@ -251,7 +229,11 @@ impl<'a> Story<'a> {
         self.pause(200, 900).await;
         self.queue("").await?;
         self.pause(300, 1500).await;
-        self.retract("the order was cancelled").await
+        let reason = self
+            .dice
+            .weighted(SECOND_THOUGHTS)
+            .unwrap_or("no longer relevant");
+        self.retract(reason).await
     }
 
     async fn retracted_too_late(&mut self, pause: Duration) -> Told {
@@ -264,7 +246,8 @@ impl<'a> Story<'a> {
         tokio::time::sleep(pause / 4).await;
         self.retract("sent to the wrong people").await?;
         tokio::time::sleep(pause).await;
-        self.arrived(route, self.now(), "although it was retracted").await
+        self.arrived(route, self.now(), "although it was retracted")
+            .await
     }
 
     async fn suppressed(&mut self) -> Told {
@@ -273,7 +256,15 @@ impl<'a> Story<'a> {
         let reason = self.dice.weighted(SUPPRESSIONS).unwrap_or("preference");
         let more = json!({ "reason": reason });
         let route = self.main_route();
-        self.report(What::Suppressed, "suppressed", route, self.now(), more, reason).await
+        self.report(
+            What::Suppressed,
+            "suppressed",
+            route,
+            self.now(),
+            more,
+            reason,
+        )
+        .await
     }
 
     async fn out_of_order(&mut self) -> Told {
@@ -283,7 +274,8 @@ impl<'a> Story<'a> {
         let sent_at = self.now();
         self.pause(500, 1500).await;
         let delivered_at = self.now();
-        self.arrived(route, delivered_at, "reported before the sending").await?;
+        self.arrived(route, delivered_at, "reported before the sending")
+            .await?;
         self.pause(500, 2500).await;
         self.sent(route, sent_at, "reported late").await?;
         self.pause(300, 1500).await;
@@ -347,185 +339,36 @@ impl<'a> Story<'a> {
             error: None,
         };
         let delivery = format!("msg_{:016x}", self.dice.next());
-        self.webhook(What::Sent, "message.sent", &delivery, &message).await?;
+        self.webhook(What::Sent, "message.sent", &delivery, &message)
+            .await?;
         if self.dice.percent(15) {
             // Novu did not get our answer.
             self.pause(500, 1500).await;
-            self.webhook(What::Sent, "message.sent", &delivery, &message).await?;
+            self.webhook(What::Sent, "message.sent", &delivery, &message)
+                .await?;
         }
         self.pause(500, 2500).await;
         if route.channel == "email" && self.dice.percent(15) {
             message.error = Some(["mail_bounced", "550 5.1.1 no such address"]);
-            return self.new_webhook(What::Bounced, "message.failed", &message).await;
+            return self
+                .new_webhook(What::Bounced, "message.failed", &message)
+                .await;
         }
         message.delivered_at = Some(self.now());
-        self.new_webhook(What::Delivered, "message.delivered", &message).await?;
+        self.new_webhook(What::Delivered, "message.delivered", &message)
+            .await?;
         if self.dice.percent(60) {
             self.pause(1000, 5000).await;
             message.seen_at = Some(self.now());
-            self.new_webhook(What::Seen, "message.seen", &message).await?;
+            self.new_webhook(What::Seen, "message.seen", &message)
+                .await?;
         }
         if message.seen_at.is_some() && self.dice.percent(60) {
             self.pause(500, 3000).await;
             message.read_at = Some(self.now());
-            self.new_webhook(What::Read, "message.read", &message).await?;
+            self.new_webhook(What::Read, "message.read", &message)
+                .await?;
         }
         Ok(())
     }
-
-    async fn request(&mut self) -> Told {
-        let body = self.workflow.request(self.person, &mut self.dice);
-        self.send_request(&body, HeaderMap::new()).await
-    }
-
-    async fn send_request(&mut self, body: &Value, headers: HeaderMap) -> Told {
-        let reply = self.stage.caller.post("/v1/notifications", body, headers).await;
-        if let Some(id) = reply.body["id"].as_str().filter(|_| reply.status.is_success()) {
-            id.clone_into(&mut self.id);
-        }
-        let id = self.id.clone();
-        self.answered(What::Requested, &reply, &id)
-    }
-
-    async fn queue(&mut self, detail: &str) -> Told {
-        let body = json!({ "queue": "default" });
-        let reply = self.command("queue", &body).await;
-        self.answered(What::Queued, &reply, detail)
-    }
-
-    async fn retract(&mut self, reason: &str) -> Told {
-        let reply = self.command("retract", &json!({ "reason": reason })).await;
-        self.answered(What::Retracted, &reply, reason)
-    }
-
-    async fn sent(&mut self, route: &Route, at: Timestamp, detail: &str) -> Told {
-        let detail = self.via(route, detail);
-        self.report(What::Sent, "sent", route, at, json!({}), &detail).await
-    }
-
-    async fn arrived(&mut self, route: &Route, at: Timestamp, detail: &str) -> Told {
-        let detail = self.via(route, detail);
-        self.report(What::Delivered, "delivered", route, at, json!({}), &detail).await
-    }
-
-    async fn bounced(&mut self, route: &Route, bounce: Value, detail: &str) -> Told {
-        self.report(What::Bounced, "bounced", route, self.now(), bounce, detail).await
-    }
-
-    /// Reports a fact about one message.
-    async fn report(
-        &mut self,
-        what: What,
-        fact: &str,
-        route: &Route,
-        at: Timestamp,
-        mut body: Value,
-        detail: &str,
-    ) -> Told {
-        body["occurred_at"] = json!(at);
-        body["message"] = json!({
-            "channel": route.channel,
-            "step_id": route.step,
-            "provider_id": route.provider,
-            "provider_message_id": self.provider_message_id(route),
-        });
-        let reply = self.command(fact, &body).await;
-        self.answered(what, &reply, detail)
-    }
-
-    async fn command(&self, command: &str, body: &Value) -> Reply {
-        let path = format!("/v1/notifications/{}/{command}", self.id);
-        self.stage.caller.post(&path, body, HeaderMap::new()).await
-    }
-
-    async fn new_webhook(&mut self, what: What, event: &str, message: &NovuMessage) -> Told {
-        let delivery = format!("msg_{:016x}", self.dice.next());
-        self.webhook(what, event, &delivery, message).await
-    }
-
-    async fn webhook(
-        &mut self,
-        what: What,
-        event: &str,
-        delivery: &str,
-        message: &NovuMessage,
-    ) -> Told {
-        let Stage { caller, novu, .. } = self.stage;
-        let mut reply = novu.deliver(caller, delivery, event, message, self.now()).await;
-        let mut detail = "as Novu's webhook says".to_owned();
-        if let Some(id) = reply.body["notification_id"].as_str() {
-            if self.id.is_empty() {
-                detail = format!("adopted: {id}");
-            }
-            id.clone_into(&mut self.id);
-        }
-        // A webhook's answer says it in its own word.
-        if reply.body["outcome"] == "duplicate" {
-            reply.body["deduplicated"] = json!(true);
-        }
-        self.answered(what, &reply, &detail)
-    }
-
-    /// Shows what the ledger made of a step.
-    fn answered(&mut self, what: What, reply: &Reply, detail: &str) -> Told {
-        if !reply.status.is_success() {
-            let code = reply.body["code"].as_str().unwrap_or("no problem document");
-            let detail = format!("{}: {} {code}", what.word(), reply.status.as_u16());
-            self.show(What::Refused, &detail);
-            return Err(Over);
-        }
-        if reply.replayed || reply.body["deduplicated"] == true {
-            self.show(What::Repeat, &format!("{} again: nothing appended", what.word()));
-        } else {
-            self.show(what, detail);
-        }
-        for code in anomalies(&reply.body) {
-            if !self.anomalies.contains(&code) {
-                self.show(What::Anomaly, &code);
-                self.anomalies.push(code);
-            }
-        }
-        Ok(())
-    }
-
-    fn show(&self, what: What, detail: &str) {
-        let step = Step {
-            at: self.now(),
-            what,
-            workflow: self.workflow.id,
-            person: self.person.name,
-            detail,
-        };
-        self.stage.board.step(&step, self.shown);
-    }
-
-    async fn pause(&mut self, from_ms: u64, to_ms: u64) {
-        tokio::time::sleep(self.dice.millis(from_ms, to_ms)).await;
-    }
-
-    fn now(&self) -> Timestamp {
-        self.stage.surroundings.now()
-    }
-
-    fn main_route(&self) -> &'static Route {
-        &self.workflow.routes[0]
-    }
-
-    fn via(&self, route: &Route, detail: &str) -> String {
-        let via = format!("{} via {}", route.channel, route.provider);
-        if detail.is_empty() { via } else { format!("{via}, {detail}") }
-    }
-
-    fn provider_message_id(&self, route: &Route) -> String {
-        format!("{}-{:016x}", route.provider, self.salt)
-    }
-}
-
-fn anomalies(notification: &Value) -> Vec<String> {
-    let list = notification["anomalies"].as_array();
-    list.into_iter()
-        .flatten()
-        .filter_map(|anomaly| anomaly["code"].as_str())
-        .map(ToOwned::to_owned)
-        .collect()
 }
