@@ -43,10 +43,13 @@ CREATE TABLE events (
     data TEXT NOT NULL,
     hash BLOB NOT NULL CONSTRAINT event_hash_is_sha256 CHECK (length(hash) = 32),
     -- The order of the log: readers follow it, positions have no gaps.
-    PRIMARY KEY (partition, position),
-    -- The order of one stream: loads it, and makes a second writer of a sequence impossible.
-    CONSTRAINT event_is_alone_at_its_sequence UNIQUE (partition, tenant_id, stream_id, sequence)
+    PRIMARY KEY (partition, position)
 ) WITHOUT ROWID;
+
+-- The order of one stream: loads it, and makes a second writer of a sequence impossible. An index
+-- with a name, because look-ups must ask for it: the planner would rather scan the partition.
+CREATE UNIQUE INDEX event_is_alone_at_its_sequence
+    ON events (partition, tenant_id, stream_id, sequence);
 
 CREATE TRIGGER events_are_not_updated BEFORE UPDATE ON events
 BEGIN

@@ -1,7 +1,8 @@
 //! The record in a SQLite file. Read beside `postgres.rs`: the same functions in the same order.
 //!
 //! `BEGIN IMMEDIATE` takes the place of the head lock: there is one writer at a time in the whole
-//! file. `CROSS JOIN` fixes the join order, so that look-ups are one index probe per row.
+//! file. `CROSS JOIN` fixes the join order, and `INDEXED BY` the index, so that
+//! look-ups are one probe per row.
 
 use async_trait::async_trait;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePool};
@@ -36,7 +37,8 @@ const ROWS_PER_STATEMENT: usize = 1000;
 const STREAMS: &str = concat!(
     "SELECT ",
     event_columns!(),
-    " FROM wanted CROSS JOIN events AS e USING (partition, tenant_id, stream_id)
+    " FROM wanted CROSS JOIN events AS e INDEXED BY event_is_alone_at_its_sequence
+        USING (partition, tenant_id, stream_id)
     ORDER BY e.tenant_id, e.stream_id, e.sequence"
 );
 
@@ -341,7 +343,8 @@ struct SqliteWriter {
 
 const EVENTS_AT: &str = "
     SELECT e.partition, e.tenant_id, e.stream_id, e.sequence, e.event_id
-    FROM wanted CROSS JOIN events AS e USING (partition, tenant_id, stream_id, sequence)";
+    FROM wanted CROSS JOIN events AS e INDEXED BY event_is_alone_at_its_sequence
+        USING (partition, tenant_id, stream_id, sequence)";
 
 const ADD_EVENTS: &str = "
     INSERT INTO events
