@@ -16,9 +16,9 @@ use super::observe::NOTHING_HERE;
 use super::openapi;
 use crate::problem::Problem;
 
-/// What the page may load and do. Its own style sheet is not enough: Swagger UI sets styles on
-/// elements as it draws them.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
+/// What the page may load and do: its own files, its icons, which are inside the style sheet, and
+/// calls of this service.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
                       img-src 'self' data:; connect-src 'self'; base-uri 'none'; \
                       form-action 'none'; frame-ancestors 'none'";
 

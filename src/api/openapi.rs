@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use serde_json::json;
+use utoipa::openapi::example::ExampleBuilder;
 use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem};
-use utoipa::openapi::request_body::RequestBody;
-use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::openapi::schema::{Object, ObjectBuilder, Schema, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::tag::TagBuilder;
 use utoipa::openapi::{
@@ -74,8 +74,9 @@ pub fn document() -> OpenApi {
     let schemas = components.schemas.clone();
     for (path, item) in &mut document.paths.paths {
         for (method, operation) in operations(item) {
-            complete(&Call { path, method }, operation);
-            relax(operation, &schemas);
+            let call = Call { path, method };
+            complete(&call, operation);
+            complete_body(&call, operation, &schemas);
         }
     }
     document
@@ -113,7 +114,12 @@ impl Call<'_> {
 
     /// Is about one version of one notification.
     fn has_a_version(&self) -> bool {
-        self.method == "post" && self.path.starts_with("/v1/notifications")
+        self.method == "post" && self.path.starts_with("/v1/notifications/")
+    }
+
+    /// Its body may be left out, if nothing in it is required.
+    fn may_say_nothing(&self) -> bool {
+        self.has_a_version() || self.path.ends_with("/retry")
     }
 }
 
@@ -150,8 +156,10 @@ fn complete(call: &Call<'_>, operation: &mut Operation) {
         }
         if call.has_a_version() {
             parameters.push("If-Match");
-            errors.extend(["Conflict", "VersionMismatch"]);
-        } else if matches!(call.path, "/v1/tenants") && call.method == "post" {
+            errors.push("VersionMismatch");
+        }
+        let creates = matches!(call.path, "/v1/notifications" | "/v1/tenants");
+        if call.has_a_version() || (creates && call.method == "post") {
             errors.push("Conflict");
         }
     }
@@ -192,28 +200,46 @@ fn complete(call: &Call<'_>, operation: &mut Operation) {
     }
 }
 
-/// A body of which nothing is required may be left out.
-fn relax(operation: &mut Operation, schemas: &BTreeMap<String, RefOr<Schema>>) {
-    let Some(RefOr::T(RequestBody {
-        content, required, ..
-    })) = &mut operation.request_body
-    else {
+/// Says of a body whether it may be left out, and shows each of its examples.
+fn complete_body(
+    call: &Call<'_>,
+    operation: &mut Operation,
+    schemas: &BTreeMap<String, RefOr<Schema>>,
+) {
+    let Some(RefOr::T(body)) = &mut operation.request_body else {
         return;
     };
-    let optional = content.values().all(|content| {
-        let RefOr::T(Content {
-            schema: Some(RefOr::Ref(schema)),
-            ..
-        }) = content
-        else {
-            return false;
+    for content in body.content.values_mut() {
+        let RefOr::T(content) = content else { continue };
+        let Some(schema) = described(content, schemas) else {
+            continue;
         };
-        let name = schema.ref_location.rsplit('/').next().unwrap_or_default();
-        let schema = schemas.get(name);
-        matches!(schema, Some(RefOr::T(Schema::Object(object))) if object.required.is_empty())
-    });
-    if optional {
-        *required = Some(Required::False);
+        if call.may_say_nothing() && schema.required.is_empty() {
+            body.required = Some(Required::False);
+        }
+        // One alone is shown anyway.
+        if schema.examples.len() > 1 {
+            let examples = (1..).zip(&schema.examples).map(|(number, example)| {
+                let example = ExampleBuilder::new().value(Some(example.clone())).build();
+                (format!("example {number}"), RefOr::T(example))
+            });
+            content.examples = examples.collect();
+        }
+    }
+}
+
+/// The object that a content refers to.
+fn described<'a>(
+    content: &Content,
+    schemas: &'a BTreeMap<String, RefOr<Schema>>,
+) -> Option<&'a Object> {
+    let Some(RefOr::Ref(reference)) = &content.schema else {
+        return None;
+    };
+    let (_, name) = reference.ref_location.rsplit_once('/')?;
+    match schemas.get(name)? {
+        RefOr::T(Schema::Object(object)) => Some(object),
+        _ => None,
     }
 }
 
