@@ -14,8 +14,9 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 use crate::domain::notification::Refusal;
 use crate::domain::state::Status;
@@ -164,13 +165,13 @@ pub struct ProblemDocument<'a> {
     #[schema(example = "/workflow_id is required")]
     detail: String,
     /// For programs: stable.
-    #[schema(schema_with = codes)]
+    #[schema(value_type = Code)]
     code: &'static str,
     /// Under this the service's log knows the request.
     request_id: &'a str,
     /// Of the notification, with `invalid_transition`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(schema_with = statuses)]
+    #[schema(value_type = Status)]
     current_status: Option<&'static str>,
     /// Everything wrong with the request, with `invalid`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -178,21 +179,17 @@ pub struct ProblemDocument<'a> {
     errors: Option<&'a [Fault]>,
 }
 
-fn codes() -> Schema {
-    let names = Code::ALL.iter().map(|code| code.as_str());
-    ObjectBuilder::new()
-        .schema_type(Type::String)
-        .enum_values(Some(names))
-        .into()
+impl PartialSchema for Code {
+    fn schema() -> RefOr<Schema> {
+        let names = Self::ALL.iter().map(|code| code.as_str());
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .enum_values(Some(names))
+            .into()
+    }
 }
 
-fn statuses() -> Schema {
-    let names = Status::WORDS.iter().copied();
-    ObjectBuilder::new()
-        .schema_type(Type::String)
-        .enum_values(Some(names))
-        .into()
-}
+impl ToSchema for Code {}
 
 impl Problem {
     /// One fault, where it is.

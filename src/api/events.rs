@@ -12,7 +12,7 @@ use super::freshness::caught_up;
 use super::notifications::json_response;
 use super::page::{Page, cut, page_limit};
 use super::request::{Caller, Parameters, parse_time};
-use super::schema;
+use super::schema::{EventType, Name};
 use super::state::ApiState;
 use super::view::{self, EventView};
 use crate::domain::event::names;
@@ -33,18 +33,19 @@ const SUBSCRIBERS_MAX: usize = 100;
 #[into_params(parameter_in = Query)]
 pub struct LogParameters {
     /// Begin after this position.
-    #[param(example = "0-0")]
+    #[param(value_type = Option<LedgerPosition>)]
     after: Option<String>,
     /// `next_cursor` of the page before.
+    #[param(value_type = Option<LedgerPosition>)]
     cursor: Option<String>,
     /// Entries of a page.
-    #[param(schema_with = schema::limit)]
+    #[param(value_type = Option<u32>, minimum = 1, maximum = 200, default = 50)]
     limit: Option<String>,
     /// Only events of these types; commas or repetition.
-    #[param(schema_with = schema::event_type_list, style = Form, explode)]
+    #[param(value_type = Vec<EventType>, style = Form, explode)]
     types: Vec<String>,
     /// Only events about these subscribers; repetition. At most 100.
-    #[param(style = Form, explode)]
+    #[param(value_type = Vec<Name>, max_items = 100, style = Form, explode)]
     subscriber_id: Vec<String>,
     /// Recorded at this time or later.
     #[param(value_type = Option<Timestamp>)]

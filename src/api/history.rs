@@ -10,6 +10,7 @@ use super::freshness::caught_up;
 use super::notifications::{json_response, shown};
 use super::page::Page;
 use super::request::{Caller, Id, Parameters, parse_time};
+use super::schema::Moment;
 use super::state::ApiState;
 use super::view::{self, EventView, NotificationView};
 use crate::domain::ids::StreamId;
@@ -25,7 +26,7 @@ use crate::problem::Problem;
 #[into_params(parameter_in = Query)]
 pub struct AsOf {
     /// As it was known then: a time (by `recorded_at`, not in the future) or a position.
-    #[param(example = "2026-03-14T09:30:00Z")]
+    #[param(value_type = Option<Moment>, example = "2026-03-14T09:30:00Z")]
     as_of: Option<String>,
 }
 

@@ -23,7 +23,7 @@ use super::content::read_json;
 use super::notifications::json_response;
 use super::page::{List, Page, PageParameters};
 use super::request::{Caller, Id, OPERATOR, idempotency};
-use super::schema::{self, CreateKey};
+use super::schema::CreateKey;
 use super::state::ApiState;
 use super::view::hex;
 use crate::domain::ids::TenantId;
@@ -48,7 +48,7 @@ pub struct KeyView {
     pub tenant_id: Option<String>,
     #[schema(required)]
     pub name: Option<String>,
-    #[schema(schema_with = schema::scopes)]
+    #[schema(value_type = Vec<Scope>)]
     pub scopes: Vec<&'static str>,
     pub created_at: Timestamp,
     /// To within a minute or two.

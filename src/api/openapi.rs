@@ -16,6 +16,7 @@ use utoipa::openapi::{
 use utoipa::{PartialSchema, ToSchema};
 
 use super::documented;
+use super::schema::{SLUG, text};
 use crate::ledger::record::LedgerPosition;
 use crate::problem::{Code, PROBLEM_JSON, ProblemDocument};
 use crate::webhooks;
@@ -322,14 +323,13 @@ fn add_components(components: &mut Components) {
 
 fn request_id() -> utoipa::openapi::Header {
     HeaderBuilder::new()
-        .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
+        .schema(Some(text()))
         .description(Some("The request's own id, or the one that was sent."))
         .build()
 }
 
 /// Headers that many calls take.
 fn parameters() -> [Parameter; 6] {
-    let text = || ObjectBuilder::new().schema_type(Type::String);
     let header = |name: &str, schema: RefOr<Schema>, description: &str| {
         ParameterBuilder::new()
             .name(name)
@@ -342,7 +342,7 @@ fn parameters() -> [Parameter; 6] {
     [
         header(
             "X-Tenant-Id",
-            text().pattern(Some("^[a-z0-9][a-z0-9._-]{0,62}$")).into(),
+            text().pattern(Some(SLUG)).into(),
             "The tenant to act for, with an operator's key. A tenant's key needs none.",
         ),
         header(

@@ -11,7 +11,6 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::request::bad_query;
-use super::schema;
 use crate::domain::time::Timestamp;
 use crate::json::Faults;
 use crate::ledger::registry::Cursor;
@@ -34,7 +33,7 @@ const PROOF_BYTES: usize = 16;
 #[into_params(parameter_in = Query)]
 pub struct PageParameters {
     /// Entries of a page.
-    #[param(schema_with = schema::limit)]
+    #[param(value_type = Option<u32>, minimum = 1, maximum = 200, default = 50)]
     pub(super) limit: Option<String>,
     /// `next_cursor` of the page before.
     pub(super) cursor: Option<String>,

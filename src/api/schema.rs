@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 use utoipa::openapi::schema::{
-    AdditionalProperties, Array, ArrayBuilder, KnownFormat, ObjectBuilder, Schema, SchemaFormat,
+    AdditionalProperties, AnyOfBuilder, KnownFormat, ObjectBuilder, Schema, SchemaFormat,
     SchemaType, Type,
 };
 use utoipa::openapi::{Discriminator, OneOfBuilder, Ref, RefOr};
@@ -19,7 +19,6 @@ use utoipa::{PartialSchema, ToSchema};
 use uuid::Uuid;
 
 use super::body::CommandName;
-use super::page::{PAGE_DEFAULT, PAGE_MAX};
 use crate::domain::event::{
     Audience, BounceType, Category, Interaction, Priority, Severity, names,
 };
@@ -62,45 +61,38 @@ pub struct RequestNotification {
     /// An id of your own. A second request with the same id is refused (409 `already_exists`).
     #[schema(nullable)]
     id: Option<Uuid>,
-    #[schema(min_length = 1, max_length = 256)]
-    workflow_id: String,
-    #[schema(min_length = 1, max_length = 256)]
-    workflow_version: Option<String>,
+    workflow_id: Name,
+    workflow_version: Option<Name>,
     subscriber: Subscriber,
     /// A reference of your own, to search by.
-    #[schema(min_length = 1, max_length = 256)]
-    external_id: Option<String>,
+    external_id: Option<Name>,
     /// `email`, `sms`, `push`, `in_app`, `chat`, `webhook`, or slugs of your own; each once.
-    #[schema(schema_with = channels)]
-    channels: Option<Vec<String>>,
+    #[schema(max_items = 32)]
+    channels: Option<Vec<Slug>>,
     /// What the workflow fills in: at most 512 KiB unless configured otherwise. Sealed.
     #[schema(value_type = Option<Object>)]
     payload: Option<()>,
-    #[schema(schema_with = categories, default = "transactional")]
-    category: Option<String>,
-    #[schema(schema_with = priorities, default = "normal")]
-    priority: Option<String>,
+    #[schema(default = "transactional")]
+    category: Option<Category>,
+    #[schema(default = "normal")]
+    priority: Option<Priority>,
     classification: Option<Classification>,
     scheduled_at: Option<Timestamp>,
     /// Later than `scheduled_at`.
     expires_at: Option<Timestamp>,
-    /// At most 50 entries of up to 512 characters. Not sealed: no personal data here.
     #[schema(schema_with = metadata)]
     metadata: Option<BTreeMap<String, String>>,
     /// What belongs together: it stands in every event of this call.
-    #[schema(min_length = 1, max_length = 256)]
-    correlation_id: Option<String>,
+    correlation_id: Option<Name>,
     /// What led to this.
-    #[schema(min_length = 1, max_length = 256)]
-    causation_id: Option<String>,
+    causation_id: Option<Name>,
 }
 
 /// Who is notified. All but `id` is sealed under the subscriber's own key.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Subscriber {
-    #[schema(min_length = 1, max_length = 256)]
-    id: String,
+    id: Name,
     #[schema(max_length = 4096)]
     email: Option<String>,
     #[schema(max_length = 4096)]
@@ -117,13 +109,10 @@ struct Subscriber {
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Classification {
-    #[schema(min_length = 1, max_length = 256)]
-    error_code: Option<String>,
+    error_code: Option<Name>,
     /// For whom an error is meant.
-    #[schema(schema_with = audiences)]
-    audience: Option<String>,
-    #[schema(schema_with = severities)]
-    severity: Option<String>,
+    audience: Option<Audience>,
+    severity: Option<Severity>,
 }
 
 /// `POST /v1/notifications/{id}/queue`. May be left out.
@@ -131,8 +120,7 @@ struct Classification {
 #[serde(deny_unknown_fields)]
 #[schema(examples(json!({"queue": "bulk", "available_at": "2026-03-14T09:30:00Z"})))]
 pub struct Queue {
-    #[schema(min_length = 1, max_length = 256)]
-    queue: Option<String>,
+    queue: Option<Name>,
     available_at: Option<Timestamp>,
 }
 
@@ -152,14 +140,10 @@ pub struct Retract {
 #[serde(deny_unknown_fields)]
 struct Message {
     /// `email`, `sms`, `push`, `in_app`, `chat`, `webhook`, or a slug of your own.
-    #[schema(schema_with = slug)]
-    channel: Option<String>,
-    #[schema(min_length = 1, max_length = 256)]
-    step_id: Option<String>,
-    #[schema(min_length = 1, max_length = 256)]
-    provider_id: Option<String>,
-    #[schema(min_length = 1, max_length = 256)]
-    provider_message_id: Option<String>,
+    channel: Option<Slug>,
+    step_id: Option<Name>,
+    provider_id: Option<Name>,
+    provider_message_id: Option<Name>,
 }
 
 /// Declares the bodies of facts: what every fact has, and what is its own.
@@ -208,10 +192,9 @@ facts! {
     })))]
     Bounced {
         /// `soft`: the provider goes on trying.
-        #[schema(schema_with = bounce_types, default = "unknown")]
-        bounce_type: Option<String>,
-        #[schema(min_length = 1, max_length = 256)]
-        code: Option<String>,
+        #[schema(default = "unknown")]
+        bounce_type: Option<BounceType>,
+        code: Option<Name>,
         /// At most 8 KiB. Sealed.
         #[schema(max_length = 8192)]
         reason: Option<String>,
@@ -263,8 +246,7 @@ facts! {
         "raw": {"url": "https://example.com/orders/4711"}
     })))]
     Interacted {
-        #[schema(schema_with = interactions)]
-        kind: String,
+        kind: Interaction,
     }
 
     /// `POST /v1/notifications/{id}/suppressed`
@@ -276,8 +258,7 @@ facts! {
     })))]
     Suppressed {
         /// Why it was not sent, such as `preference`, `rate_limit`, `expired` or `duplicate`.
-        #[schema(min_length = 1, max_length = 256)]
-        reason: String,
+        reason: Name,
     }
 }
 
@@ -285,8 +266,7 @@ facts! {
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 struct FailureError {
-    #[schema(min_length = 1, max_length = 256)]
-    code: Option<String>,
+    code: Option<Name>,
     /// At most 8 KiB. Sealed.
     #[schema(max_length = 8192)]
     message: String,
@@ -415,10 +395,8 @@ impl ToSchema for Command {
 #[schema(examples(json!({"id": "globex", "name": "Globex Corporation", "partition": 0})))]
 pub struct CreateTenant {
     /// A slug. It can't be changed later.
-    #[schema(pattern = "^[a-z0-9][a-z0-9._-]{0,62}$")]
-    id: String,
-    #[schema(min_length = 1, max_length = 256)]
-    name: Option<String>,
+    id: Slug,
+    name: Option<Name>,
     /// The slice of the ledger it is to live in; follows from the id if left out.
     #[schema(minimum = 0)]
     partition: Option<i16>,
@@ -433,151 +411,112 @@ pub struct CreateTenant {
 ))]
 pub struct CreateKey {
     /// Whose key it is: with an operator key, unless `X-Tenant-Id` says so.
-    #[schema(pattern = "^[a-z0-9][a-z0-9._-]{0,62}$")]
-    tenant_id: Option<String>,
-    #[schema(min_length = 1, max_length = 256)]
-    name: Option<String>,
+    tenant_id: Option<Slug>,
+    name: Option<Name>,
     /// What the key may do; `read` and `write` if left out. None implies another.
-    #[schema(schema_with = scopes)]
-    scopes: Option<Vec<String>>,
+    #[schema(max_items = 16)]
+    scopes: Option<Vec<Scope>>,
     /// The key is an operator's: for all tenants, and without scopes.
     #[schema(default = false)]
     operator: Option<bool>,
 }
 
-fn words(words: &[&str]) -> Schema {
-    ObjectBuilder::new()
-        .schema_type(Type::String)
-        .enum_values(Some(words.iter().copied()))
-        .into()
-}
+/// A name or an id.
+pub struct Name;
 
-fn words_or_null(words: &[&str]) -> Schema {
-    let values = words
-        .iter()
-        .map(|word| json!(word))
-        .chain([serde_json::Value::Null]);
-    ObjectBuilder::new()
-        .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
-        .enum_values(Some(values))
-        .into()
-}
+/// A word of your own, or of ours.
+pub struct Slug;
 
-/// Declares functions for fields that take one of a list of words.
-macro_rules! word_lists {
-    ($($name:ident = $builder:ident($words:expr);)+) => {$(
-        pub(super) fn $name() -> Schema {
-            $builder($words)
+/// The stored name of a kind of event.
+pub struct EventType;
+
+/// A time or a position.
+pub struct Moment;
+
+/// Declares the schema of a type: its name as a component, and what it is.
+macro_rules! schemas {
+    ($($type:ty = $name:literal, $schema:expr;)+) => {$(
+        impl PartialSchema for $type {
+            fn schema() -> RefOr<Schema> {
+                $schema.into()
+            }
+        }
+
+        impl ToSchema for $type {
+            fn name() -> Cow<'static, str> {
+                $name.into()
+            }
         }
     )+};
 }
 
-word_lists! {
-    statuses = words(Status::WORDS);
-    categories = words_or_null(Category::WORDS);
-    priorities = words_or_null(Priority::WORDS);
-    audiences = words_or_null(Audience::WORDS);
-    severities = words_or_null(Severity::WORDS);
-    bounce_types = words_or_null(BounceType::WORDS);
-    interactions = words(Interaction::WORDS);
-    event_types = words(&names::ALL);
-    sources = words(&["api", "novu", "worker", "import"]);
-    actor_kinds = words(&["key", "source", "operator", "system"]);
+schemas! {
+    Name = "Name", text()
+        .min_length(Some(1))
+        .max_length(Some(256))
+        .pattern(Some(r"^[^\x00-\x1f\x7f-\x9f]+$"))
+        .description(Some("1 to 256 characters, none of them a control character."));
+    Slug = "Slug", text().pattern(Some(SLUG));
+    EventType = "EventType", words(&names::ALL);
+    Status = "Status", words(Status::WORDS);
+    Category = "Category", words(Category::WORDS);
+    Priority = "Priority", words(Priority::WORDS);
+    Audience = "Audience", words(Audience::WORDS).description(Some("For whom an error is meant."));
+    Severity = "Severity", words(Severity::WORDS);
+    BounceType = "BounceType", words(BounceType::WORDS);
+    Interaction = "Interaction", words(Interaction::WORDS);
+    Scope = "Scope", words(&Scope::ALL.map(Scope::as_str));
+    Moment = "Moment", AnyOfBuilder::new()
+        .item(Ref::from_schema_name("Timestamp"))
+        .item(Ref::from_schema_name("Position"));
+    Timestamp = "Timestamp", text()
+        .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
+        .description(Some(
+            "RFC 3339, from 1970 to 9999. Any offset is read; answers are in UTC with \
+             microseconds, so that the text sorts like the time.",
+        ))
+        .examples([json!("2026-03-14T09:30:00.412000Z")]);
+    LedgerPosition = "Position", text()
+        .pattern(Some("^[0-9]+-[0-9]+$"))
+        .description(Some("A place in the ledger. A token: what it is made of may change."))
+        .examples([json!("3-1042")]);
 }
 
-pub(super) fn scopes() -> Array {
-    ArrayBuilder::new()
-        .items(RefOr::T(words(&Scope::ALL.map(Scope::as_str))))
-        .build()
+/// What a slug looks like.
+pub(super) const SLUG: &str = "^[a-z0-9][a-z0-9._-]{0,62}$";
+
+pub(super) fn text() -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::String)
 }
 
-pub(super) fn event_type_list() -> Array {
-    ArrayBuilder::new().items(RefOr::T(event_types())).build()
+fn words(words: &[&str]) -> ObjectBuilder {
+    text().enum_values(Some(words.iter().copied()))
 }
 
-/// `limit` of a page.
-pub(super) fn limit() -> Schema {
-    ObjectBuilder::new()
-        .schema_type(Type::Integer)
-        .minimum(Some(1))
-        .maximum(Some(PAGE_MAX))
-        .default(Some(json!(PAGE_DEFAULT)))
-        .into()
+pub(super) fn sources() -> Schema {
+    words(&["api", "novu", "worker", "import"]).into()
 }
 
-fn slug() -> Schema {
-    ObjectBuilder::new()
-        .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
-        .pattern(Some("^[a-z0-9][a-z0-9._-]{0,62}$"))
-        .into()
-}
-
-fn channels() -> Array {
-    let channel = ObjectBuilder::new()
-        .schema_type(Type::String)
-        .pattern(Some("^[a-z0-9][a-z0-9._-]{0,62}$"));
-    ArrayBuilder::new()
-        .items(channel)
-        .max_items(Some(32))
-        .unique_items(true)
-        .build()
+pub(super) fn actor_kinds() -> Schema {
+    words(&["key", "source", "operator", "system"]).into()
 }
 
 fn metadata() -> Schema {
-    let value = ObjectBuilder::new()
-        .schema_type(Type::String)
-        .max_length(Some(512));
+    let value = text().max_length(Some(512));
     ObjectBuilder::new()
         .schema_type(SchemaType::from_iter([Type::Object, Type::Null]))
         .max_properties(Some(50))
         .additional_properties(Some(AdditionalProperties::from(RefOr::T(value.into()))))
+        .description(Some(
+            "At most 50 entries of up to 512 characters. Not sealed: no personal data here.",
+        ))
         .into()
 }
 
 pub(super) fn interaction_times() -> Schema {
-    Interaction::WORDS
+    let at = Ref::from_schema_name("Timestamp");
+    let times = Interaction::WORDS
         .iter()
-        .fold(ObjectBuilder::new(), |object, word| {
-            object.property(*word, Ref::from_schema_name("Timestamp"))
-        })
-        .into()
-}
-
-impl PartialSchema for Timestamp {
-    fn schema() -> RefOr<Schema> {
-        ObjectBuilder::new()
-            .schema_type(Type::String)
-            .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
-            .description(Some(
-                "RFC 3339, from 1970 to 9999. Any offset is read; answers are in UTC with \
-                 microseconds, so that the text sorts like the time.",
-            ))
-            .examples([json!("2026-03-14T09:30:00.412000Z")])
-            .into()
-    }
-}
-
-impl ToSchema for Timestamp {
-    fn name() -> Cow<'static, str> {
-        "Timestamp".into()
-    }
-}
-
-impl PartialSchema for LedgerPosition {
-    fn schema() -> RefOr<Schema> {
-        ObjectBuilder::new()
-            .schema_type(Type::String)
-            .pattern(Some("^[0-9]+-[0-9]+$"))
-            .description(Some(
-                "A place in the ledger. A token: what it is made of may change.",
-            ))
-            .examples([json!("3-1042")])
-            .into()
-    }
-}
-
-impl ToSchema for LedgerPosition {
-    fn name() -> Cow<'static, str> {
-        "Position".into()
-    }
+        .fold(ObjectBuilder::new(), |object, word| object.property(*word, at.clone()));
+    times.description(Some("When each was last done.")).into()
 }

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::hex;
-use crate::api::schema;
+use crate::api::schema::{self, EventType};
 use crate::api::state::ApiState;
 use crate::domain::event::{Sealed, names};
 use crate::domain::time::Timestamp;
@@ -28,7 +28,7 @@ pub struct EventView {
     pub sequence: i64,
     pub position: LedgerPosition,
     #[serde(rename = "type")]
-    #[schema(schema_with = schema::event_types)]
+    #[schema(value_type = EventType)]
     pub event_type: String,
     /// Version of the form of `data`.
     #[schema(minimum = 1)]

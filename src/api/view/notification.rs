@@ -10,11 +10,11 @@ use uuid::Uuid;
 use crate::api::schema;
 use crate::api::state::ApiState;
 use crate::domain::anomaly::Anomaly;
-use crate::domain::event::{Audience, BounceType, Classification, Sealed, Severity};
+use crate::domain::event::{Audience, BounceType, Category, Classification, Priority, Sealed, Severity};
 use crate::domain::ids::EventId;
 use crate::domain::notification::Notification;
 use crate::domain::precedence::PrecedenceRule;
-use crate::domain::state::{LastError, Message, Times};
+use crate::domain::state::{LastError, Message, Status, Times};
 use crate::domain::time::Timestamp;
 use crate::ledger::record::{StreamKey, Tip};
 use crate::problem::{Problem, internal};
@@ -31,7 +31,7 @@ pub struct NotificationView {
     pub workflow_id: Option<String>,
     #[schema(required)]
     pub workflow_version: Option<String>,
-    #[schema(schema_with = schema::statuses)]
+    #[schema(value_type = Status)]
     pub status: &'static str,
     /// Which rule judged between contradicting reports.
     #[schema(example = "provider-truth-v1")]
@@ -39,9 +39,9 @@ pub struct NotificationView {
     /// Sequence of the last event; the value for `If-Match`.
     #[schema(minimum = 1)]
     pub version: i64,
-    #[schema(required, schema_with = schema::categories)]
+    #[schema(required, value_type = Option<Category>)]
     pub category: Option<&'static str>,
-    #[schema(required, schema_with = schema::priorities)]
+    #[schema(required, value_type = Option<Priority>)]
     pub priority: Option<&'static str>,
     pub channels: Vec<String>,
     #[schema(required)]
@@ -88,10 +88,10 @@ pub struct ClassificationView {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error_code: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(schema_with = schema::audiences)]
+    #[schema(value_type = Audience)]
     pub audience: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(schema_with = schema::severities)]
+    #[schema(value_type = Severity)]
     pub severity: Option<&'static str>,
 }
 
@@ -152,13 +152,13 @@ pub struct MessageView {
     pub provider_id: Option<String>,
     #[schema(required)]
     pub provider_message_id: Option<String>,
-    #[schema(schema_with = schema::statuses)]
+    #[schema(value_type = Status)]
     pub status: &'static str,
     #[serde(flatten)]
     pub times: TimesView,
     /// Hand-overs to the provider that are known of.
     pub attempts: u32,
-    #[schema(required, schema_with = schema::bounce_types)]
+    #[schema(required, value_type = Option<BounceType>)]
     pub bounce_type: Option<&'static str>,
     #[schema(required)]
     pub suppressed_reason: Option<String>,
