@@ -16,7 +16,7 @@ use utoipa::openapi::{
 use utoipa::{PartialSchema, ToSchema};
 
 use super::documented;
-use super::schema::{SLUG, text};
+use super::schema::{Moment, SLUG, text};
 use crate::ledger::record::LedgerPosition;
 use crate::problem::{Code, PROBLEM_JSON, ProblemDocument};
 use crate::webhooks;
@@ -292,6 +292,8 @@ fn add_components(components: &mut Components) {
     }
     let mut schemas = Vec::new();
     ProblemDocument::schemas(&mut schemas);
+    // Only parameters are one, and of those nobody asks.
+    schemas.push((Moment::name().into_owned(), Moment::schema()));
     schemas.push((
         ProblemDocument::name().into_owned(),
         ProblemDocument::schema(),

@@ -517,6 +517,8 @@ pub(super) fn interaction_times() -> Schema {
     let at = Ref::from_schema_name("Timestamp");
     let times = Interaction::WORDS
         .iter()
-        .fold(ObjectBuilder::new(), |object, word| object.property(*word, at.clone()));
+        .fold(ObjectBuilder::new(), |object, word| {
+            object.property(*word, at.clone())
+        });
     times.description(Some("When each was last done.")).into()
 }

@@ -10,7 +10,9 @@ use uuid::Uuid;
 use crate::api::schema;
 use crate::api::state::ApiState;
 use crate::domain::anomaly::Anomaly;
-use crate::domain::event::{Audience, BounceType, Category, Classification, Priority, Sealed, Severity};
+use crate::domain::event::{
+    Audience, BounceType, Category, Classification, Priority, Sealed, Severity,
+};
 use crate::domain::ids::EventId;
 use crate::domain::notification::Notification;
 use crate::domain::precedence::PrecedenceRule;
