@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
@@ -20,6 +20,8 @@ use crate::domain::time::Timestamp;
 
 /// How long a writer waits for another process to finish with the SQLite file.
 const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two attempts where SQLite does not wait by itself.
+const SQLITE_BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 static POSTGRES_MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -151,12 +153,20 @@ impl Database {
             .busy_timeout(SQLITE_BUSY_TIMEOUT)
             // What is deleted is overwritten, so that an erased key is gone from the file.
             .pragma("secure_delete", "ON");
-        let pool = SqlitePoolOptions::new()
+        let pool_options = SqlitePoolOptions::new()
             .max_connections(connections_max)
-            .acquire_timeout(acquire_timeout)
-            .connect_with(options.clone())
-            .await
-            .map_err(OpenError::Unreachable)?;
+            .acquire_timeout(acquire_timeout);
+        let started = Instant::now();
+        let pool = loop {
+            match pool_options.clone().connect_with(options.clone()).await {
+                // A new file gets its write-ahead log from somebody who has it alone. Of several
+                // who try at once SQLite turns all but one away without waiting.
+                Err(error) if is_busy(&error) && started.elapsed() < SQLITE_BUSY_TIMEOUT => {
+                    tokio::time::sleep(SQLITE_BUSY_PAUSE).await;
+                }
+                result => break result.map_err(OpenError::Unreachable)?,
+            }
+        };
         Ok(Self::Sqlite {
             pool,
             options: Box::new(options),
@@ -349,6 +359,16 @@ fn known_or_older(found: i64) -> Result<i64, OpenError> {
         return Err(OpenError::NewerSchema { found, known });
     }
     Ok(found)
+}
+
+fn is_busy(error: &sqlx::Error) -> bool {
+    /// SQLite's primary result code BUSY; an extended code has it in the low byte.
+    const BUSY: i32 = 5;
+    let code = error
+        .as_database_error()
+        .and_then(sqlx::error::DatabaseError::code);
+    code.and_then(|code| code.parse::<i32>().ok())
+        .is_some_and(|code| code & 0xFF == BUSY)
 }
 
 fn is_about_a_missing_table(error: &dyn sqlx::error::DatabaseError) -> bool {
