@@ -4,14 +4,16 @@
 //! last transaction was being committed and commits all of it in one: it never waits for company,
 //! and gets more efficient the busier it is.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::LedgerError;
+use super::appended::Appended;
 use super::batch::{self, AppendOutcome, AppendRequest};
-use super::record::Partition;
+use super::record::{Partition, Position};
 use super::storage::{BatchWriter, Storage, StorageError};
 use crate::clock::Clock;
 use crate::tasks::Tasks;
@@ -59,6 +61,7 @@ impl Lanes {
         count: u16,
         limits: QueueLimits,
         storage: &Arc<dyn Storage>,
+        appended: &Appended,
         clock: &Arc<dyn Clock>,
         metrics: &Metrics,
         tasks: &Tasks,
@@ -69,6 +72,7 @@ impl Lanes {
                 let lane = Lane {
                     number,
                     storage: Arc::clone(storage),
+                    appended: appended.clone(),
                     clock: Arc::clone(clock),
                     metrics: metrics.clone(),
                     connection: None,
@@ -137,6 +141,7 @@ fn weight(request: &AppendRequest) -> usize {
 struct Lane {
     number: u16,
     storage: Arc<dyn Storage>,
+    appended: Appended,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
     connection: Option<Box<dyn BatchWriter>>,
@@ -239,6 +244,7 @@ impl Lane {
                 self.connection = Some(connection);
                 self.failed_at = None;
                 self.measure(requests, &outcomes, started.elapsed());
+                self.tell(requests, &outcomes);
                 Ok(outcomes)
             }
             // After an error nobody knows what state the connection is in: it is dropped, and
@@ -265,6 +271,21 @@ impl Lane {
             self.failed_at = Some(Instant::now());
         }
         result
+    }
+
+    /// Wakes whoever follows the log. Before the callers are answered, so that a reader whom one of
+    /// them calls finds the ledger as far as it is.
+    fn tell(&self, requests: &[AppendRequest], outcomes: &[AppendOutcome]) {
+        let mut heads: BTreeMap<Partition, Position> = BTreeMap::new();
+        for (request, outcome) in requests.iter().zip(outcomes) {
+            if let AppendOutcome::Committed { tip, .. } = outcome {
+                let head = heads.entry(request.stream.partition).or_default();
+                *head = tip.position.max(*head);
+            }
+        }
+        for (partition, position) in heads {
+            self.appended.advance(partition, position);
+        }
     }
 
     fn measure(&self, requests: &[AppendRequest], outcomes: &[AppendOutcome], took: Duration) {

@@ -4,11 +4,13 @@
 //! [`session`]: load the aggregate (from the `cache`, else the database), decide, seal, append.
 //! The append waits in a [`lane`] for the next group commit ([`batch`]), which gives it its
 //! position and its link in the [`chain`]. Reads of single streams are put together by
-//! `coalesce`. The databases stand behind the traits of [`storage`].
+//! `coalesce`; whoever follows the log waits at [`appended`]. The databases stand behind the traits
+//! of [`storage`].
 //!
 //! Everything may be tried twice: a repeat is recognised by the idempotency key or by the
 //! aggregate itself, and a lost race is decided again on the fresh stream.
 
+pub mod appended;
 pub mod batch;
 mod cache;
 pub mod chain;
@@ -50,6 +52,7 @@ use crate::telemetry::{Cache, Metrics};
 
 pub use error::{CommandError, FromSealing, LedgerError};
 
+use appended::Appended;
 use cache::AggregateCache;
 use coalesce::Coalescer;
 use error::{command_error, outcome_label};
@@ -102,6 +105,7 @@ pub struct Ledger {
 struct Core {
     storage: Arc<dyn Storage>,
     lanes: Lanes,
+    appended: Appended,
     keyring: Keyring,
     notifications: AggregateCache<Notification>,
     locks: StreamLocks,
@@ -191,10 +195,12 @@ impl Ledger {
         metrics: &Metrics,
         tasks: &Tasks,
     ) -> Self {
+        let appended = Appended::default();
         let lanes = Lanes::start(
             options.lanes,
             options.queue,
             &storage,
+            &appended,
             &surroundings.clock,
             metrics,
             tasks,
@@ -215,6 +221,7 @@ impl Ledger {
             core: Arc::new(Core {
                 storage,
                 lanes,
+                appended,
                 keyring,
                 notifications: AggregateCache::new(options.aggregate_cache_bytes),
                 locks: StreamLocks::default(),
@@ -435,6 +442,11 @@ impl Ledger {
     /// [`LedgerError::Storage`] when the database failed.
     pub async fn heads(&self) -> Result<Vec<Head>, LedgerError> {
         Ok(self.core.storage.heads().await?)
+    }
+
+    /// How far each partition has come, as far as this process knows.
+    pub fn appended(&self) -> &Appended {
+        &self.core.appended
     }
 
     /// Which streams know any of these references.

@@ -16,6 +16,7 @@ mod client;
 mod crowds;
 mod erasure;
 mod faulty;
+mod following;
 mod idempotency;
 mod neighbours;
 mod opening;
