@@ -377,6 +377,7 @@ impl Service {
         );
         let state = opened.api_state(config, &rooms, public_url);
         note_last_use(&rooms);
+        rooms.ledger.follow(&rooms.tasks);
         tracing::info!(
             server.address = %address,
             database.backend = opened.database.backend(),

@@ -1,7 +1,7 @@
 //! How far each partition has come, as far as this process knows.
 //!
 //! Whoever follows the log waits here instead of asking the database again and again. The lanes
-//! tell at once what they have committed; what other processes have appended is heard a little
+//! tell at once what they have committed; what other processes have appended is noticed a little
 //! later (`follower`). So this may lag behind the record, but a position that is told is there for
 //! everybody to read, and everything before it.
 

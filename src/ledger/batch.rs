@@ -103,7 +103,7 @@ pub async fn append(
         writer.roll_back().await?;
     } else {
         writer.insert(&plan).await?;
-        writer.commit().await.map_err(|source| BatchError {
+        writer.commit(&plan).await.map_err(|source| BatchError {
             committing: true,
             source,
         })?;

@@ -302,7 +302,7 @@ impl BatchWriter for MemoryWriter {
         Ok(())
     }
 
-    async fn commit(&mut self) -> Result<(), StorageError> {
+    async fn commit(&mut self, _: &Plan<'_>) -> Result<(), StorageError> {
         let mut tables = self.held.take().ok_or_else(no_transaction)?;
         for staged in self.staged.drain(..) {
             staged(&mut tables);

@@ -17,6 +17,7 @@ pub mod chain;
 mod coalesce;
 pub mod database;
 mod error;
+mod follower;
 pub mod lane;
 pub mod memory;
 mod postgres;
@@ -442,6 +443,18 @@ impl Ledger {
     /// [`LedgerError::Storage`] when the database failed.
     pub async fn heads(&self) -> Result<Vec<Head>, LedgerError> {
         Ok(self.core.storage.heads().await?)
+    }
+
+    /// Notices from now on what other processes append, until the tasks are told to stop. Without
+    /// it [`Self::appended`] knows of this process only.
+    pub fn follow(&self, tasks: &Tasks) {
+        let stopping = tasks.stopping().clone();
+        let storage = Arc::clone(&self.core.storage);
+        tasks.spawn(follower::follow(
+            storage,
+            self.core.appended.clone(),
+            stopping,
+        ));
     }
 
     /// How far each partition has come, as far as this process knows.

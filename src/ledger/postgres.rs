@@ -4,18 +4,33 @@
 //! for it. Look-ups join a `LATERAL … OFFSET 0`, which keeps the planner at one index probe per
 //! row whatever its statistics say.
 
+use std::fmt::Write;
+use std::time::Duration;
+
 use async_trait::async_trait;
-use sqlx::postgres::{PgBindIterExt, PgConnectOptions, PgConnection, PgPool};
-use sqlx::{ConnectOptions, Executor, Row};
+use futures_util::{StreamExt, TryStreamExt};
+use sqlx::postgres::{
+    PgBindIterExt, PgConnectOptions, PgConnection, PgListener, PgPool, PgPoolOptions,
+};
+use sqlx::{AssertSqlSafe, ConnectOptions, Executor, Row};
 
 use super::batch::{Plan, Questions};
-use super::record::{Head, Partition, Position, RecordedEvent, StreamKey};
+use super::record::{Head, LedgerPosition, Partition, Position, RecordedEvent, StreamKey};
 use super::rows::{event_columns, head, idempotency_record, recorded_event, stored_data_key};
 use super::storage::{
-    BatchWriter, BrokenStream, DataKeyPlace, Found, IdempotencyPlace, IdempotencyRecord, LogQuery,
-    Storage, StorageError, StoredDataKey,
+    Announcements, BatchWriter, BrokenStream, DataKeyPlace, Found, IdempotencyPlace,
+    IdempotencyRecord, LogQuery, Storage, StorageError, StoredDataKey,
 };
 use crate::domain::ids::{EventId, Sequence, StreamId, SubscriberId, TenantId};
+use crate::telemetry::ErrorChain;
+
+/// Where batches are announced.
+const CHANNEL: &str = "ledger_appended";
+/// Longest announcement that says how far which partitions have come. PostgreSQL takes less than
+/// 8,000 bytes.
+const ANNOUNCEMENT_BYTES_MAX: usize = 7_000;
+/// Longest wait for the connection that listens.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The record in a PostgreSQL database.
 #[derive(Clone, Debug)]
@@ -170,6 +185,22 @@ impl Storage for PostgresStorage {
         let mut connection = options.connect().await?;
         connection.execute(DURABLE).await?;
         Ok(Box::new(PostgresWriter { connection }))
+    }
+
+    async fn announcements(&self) -> Result<Option<Box<dyn Announcements>>, StorageError> {
+        // A pool of its own, for one connection that is never replaced behind its listener's back.
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(LISTEN_TIMEOUT)
+            .max_lifetime(None)
+            .idle_timeout(None)
+            .connect_with(self.options.clone())
+            .await?;
+        let mut listener = PgListener::connect_with(&pool).await?;
+        // Whoever listens wants to know that something may have been missed.
+        listener.eager_reconnect(false);
+        listener.listen(CHANNEL).await?;
+        Ok(Some(Box::new(PostgresAnnouncements { listener })))
     }
 
     async fn streams(&self, streams: &[StreamKey]) -> Result<Vec<RecordedEvent>, StorageError> {
@@ -418,7 +449,7 @@ impl BatchWriter for PostgresWriter {
             FOR UPDATE",
             numbers.join(", ")
         );
-        let rows = sqlx::raw_sql(sqlx::AssertSqlSafe(statement))
+        let rows = sqlx::raw_sql(AssertSqlSafe(statement))
             .fetch_all(&mut self.connection)
             .await?;
         rows.iter().map(|row| Ok(head!(row))).collect()
@@ -475,14 +506,65 @@ impl BatchWriter for PostgresWriter {
         Ok(())
     }
 
-    async fn commit(&mut self) -> Result<(), StorageError> {
-        self.connection.execute("COMMIT").await?;
+    async fn commit(&mut self, plan: &Plan<'_>) -> Result<(), StorageError> {
+        // One round trip. The announcement is a transaction of its own: inside the batch's it would
+        // make all commits of the whole server wait for each other, and a listener that hangs long
+        // enough could keep the ledger from being written.
+        let statement = format!("COMMIT{}", announcement(plan));
+        let mut results = sqlx::raw_sql(AssertSqlSafe(statement)).fetch_many(&mut self.connection);
+        // Whatever was wrong with the commit shows here, before the announcement is tried.
+        results.try_next().await?;
+        // It is durable, and nothing that follows may say otherwise.
+        while let Some(announced) = results.next().await {
+            if let Err(error) = announced {
+                tracing::debug!(error = %ErrorChain(&error), "a batch was not announced");
+                break;
+            }
+        }
         Ok(())
     }
 
     async fn roll_back(&mut self) -> Result<(), StorageError> {
         self.connection.execute("ROLLBACK").await?;
         Ok(())
+    }
+}
+
+/// The statement that tells other processes of a batch. Numbers only, so that it may be written
+/// into the text.
+fn announcement(plan: &Plan<'_>) -> String {
+    if plan.events.is_empty() {
+        return String::new();
+    }
+    let heads = plan.heads.iter().map(|head| LedgerPosition {
+        partition: head.partition,
+        position: head.position,
+    });
+    let positions: Vec<String> = heads.map(|head| head.to_string()).collect();
+    let positions = positions.join(",");
+    let mut statement = format!("; NOTIFY {CHANNEL}");
+    if positions.len() <= ANNOUNCEMENT_BYTES_MAX {
+        // Writing to a string can't fail.
+        let _ = write!(statement, ", '{positions}'");
+    }
+    statement
+}
+
+/// A connection that listens.
+struct PostgresAnnouncements {
+    listener: PgListener,
+}
+
+#[async_trait]
+impl Announcements for PostgresAnnouncements {
+    async fn next(&mut self) -> Result<Vec<LedgerPosition>, StorageError> {
+        let notification = self.listener.try_recv().await?;
+        let notification = notification.ok_or_else(|| {
+            StorageError::Unavailable("the connection that listens was closed".into())
+        })?;
+        // What nobody here has sent leads to a look, as an announcement without positions does.
+        let positions = notification.payload().split(',').map(str::parse);
+        Ok(positions.collect::<Result<_, _>>().unwrap_or_default())
     }
 }
 

@@ -425,7 +425,7 @@ impl BatchWriter for SqliteWriter {
         Ok(())
     }
 
-    async fn commit(&mut self) -> Result<(), StorageError> {
+    async fn commit(&mut self, _: &Plan<'_>) -> Result<(), StorageError> {
         self.connection.execute("COMMIT").await?;
         Ok(())
     }

@@ -10,7 +10,7 @@ use std::fmt;
 use async_trait::async_trait;
 
 use super::batch::{Plan, Questions};
-use super::record::{Hash, Head, Partition, Position, RecordedEvent, StreamKey};
+use super::record::{Hash, Head, LedgerPosition, Partition, Position, RecordedEvent, StreamKey};
 use crate::domain::ids::{EventId, Sequence, StreamId, TenantId};
 use crate::domain::time::Timestamp;
 
@@ -23,6 +23,16 @@ pub trait Storage: Send + Sync + fmt::Debug {
     ///
     /// [`StorageError::Unavailable`] when the database does not answer.
     async fn writer(&self) -> Result<Box<dyn BatchWriter>, StorageError>;
+
+    /// A connection of its own on which appends are announced, also those of other processes.
+    /// `None` where nobody announces them.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Unavailable`] when the database does not answer.
+    async fn announcements(&self) -> Result<Option<Box<dyn Announcements>>, StorageError> {
+        Ok(None)
+    }
 
     /// All events of some streams, each stream's in its order. Unknown streams have none.
     async fn streams(&self, streams: &[StreamKey]) -> Result<Vec<RecordedEvent>, StorageError>;
@@ -91,11 +101,24 @@ pub trait BatchWriter: Send {
     /// Writes a plan: events, keys, references, heads.
     async fn insert(&mut self, plan: &Plan<'_>) -> Result<(), StorageError>;
 
-    /// Makes it durable. After an error here nobody knows whether it is.
-    async fn commit(&mut self) -> Result<(), StorageError>;
+    /// Makes the plan durable and, where that can be, announces it to other processes. After an
+    /// error here nobody knows whether it is durable; an announcement that fails is no error.
+    async fn commit(&mut self, plan: &Plan<'_>) -> Result<(), StorageError>;
 
     /// Ends the transaction without a trace.
     async fn roll_back(&mut self) -> Result<(), StorageError>;
+}
+
+/// Where appends are announced.
+#[async_trait]
+pub trait Announcements: Send {
+    /// Waits for the next one: how far partitions are said to have come. Without positions, some
+    /// partition has. Only a hint: some get lost, and anybody may have sent it.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Unavailable`] when the connection broke. Ask for another one.
+    async fn next(&mut self) -> Result<Vec<LedgerPosition>, StorageError>;
 }
 
 /// What the database knew about a batch's questions.

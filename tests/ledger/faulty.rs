@@ -85,13 +85,13 @@ impl BatchWriter for FaultyWriter {
         self.inner.insert(plan).await
     }
 
-    async fn commit(&mut self) -> Result<(), StorageError> {
+    async fn commit(&mut self, plan: &Plan<'_>) -> Result<(), StorageError> {
         let fault = self.plans.next_commit.lock().unwrap().take();
         if let Some(Commit::Lost) = fault {
             self.inner.roll_back().await?;
             return Err(broken());
         }
-        self.inner.commit().await?;
+        self.inner.commit(plan).await?;
         self.plans.committed.lock().unwrap().push(self.events);
         if fault.is_some() {
             Err(broken())

@@ -308,7 +308,7 @@ async fn append_at(place: &Place, client: &Client, stream: &StreamKey, sequence:
         ..Plan::default()
     };
     writer.insert(&plan).await.unwrap();
-    writer.commit().await.unwrap();
+    writer.commit(&plan).await.unwrap();
 }
 
 async fn a_stream_with_a_gap_is_found(place: &Place) {

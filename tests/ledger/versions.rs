@@ -237,7 +237,7 @@ async fn a_batch_that_was_rolled_back_leaves_no_trace(place: &Place) {
         };
         writer.insert(&plan).await.unwrap();
         if is_kept {
-            writer.commit().await.unwrap();
+            writer.commit(&plan).await.unwrap();
         } else {
             writer.roll_back().await.unwrap();
         }
