@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::serve::ListenerExt;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -19,6 +18,7 @@ use zeroize::Zeroizing;
 use crate::api::{self, ApiState, Limits, Parts, Readiness};
 use crate::clock::Surroundings;
 use crate::config::{Config, DatabaseUrl, MasterKeyBytes, MasterKeySource};
+use crate::connections::Connections;
 use crate::ledger::database::{Database, LedgerRow, OpenError};
 use crate::ledger::lane::QueueLimits;
 use crate::ledger::registry::{NewKey, Registry, RegistryError, Scopes};
@@ -407,10 +407,10 @@ impl Service {
         let readiness = self.state.readiness.clone();
         let stopping = self.rooms.tasks.stopping().clone();
         let told = stopping.clone();
-        // Commits are small and their answers too: waiting to fill a packet only delays them.
-        let listener = self.listener.tap_io(|stream| {
-            let _ = stream.set_nodelay(true);
-        });
+        let listener = Connections {
+            listener: self.listener,
+            stopping: stopping.clone(),
+        };
         let serving = axum::serve(listener, router(self.state.clone()).into_make_service())
             .with_graceful_shutdown(async move {
                 stop.await;

@@ -5,6 +5,7 @@ pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
+mod connections;
 pub mod domain;
 pub mod json;
 pub mod ledger;
