@@ -15,7 +15,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
 use zeroize::Zeroizing;
 
-use crate::api::{self, ApiState, Limits, Parts, Readiness};
+use crate::api::{self, ApiState, Limits, Live, Pace, Parts, Readiness};
 use crate::clock::Surroundings;
 use crate::config::{Config, DatabaseUrl, MasterKeyBytes, MasterKeySource};
 use crate::connections::Connections;
@@ -318,6 +318,11 @@ impl Opened {
             webhook_tolerance: config.webhook_tolerance,
             public_url,
             readiness: Readiness::default(),
+            live: Live::new(
+                config.live_streams_max,
+                rooms.tasks.stopping().clone(),
+                Pace::default(),
+            ),
         })
     }
 

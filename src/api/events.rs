@@ -1,4 +1,4 @@
-//! A tenant's whole log, in order, page by page.
+//! A tenant's whole log, in order: page by page, or as it grows (`live`).
 
 use std::collections::BTreeSet;
 
@@ -9,6 +9,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::freshness::caught_up;
+use super::live::{self, LAST_EVENT_ID, Start};
 use super::notifications::json_response;
 use super::page::{Page, cut, page_limit};
 use super::request::{Caller, Parameters, parse_time};
@@ -58,13 +59,26 @@ pub struct LogParameters {
 /// Read the log
 ///
 /// Every event of the tenant, in the order of the ledger. Needs the scope `read`.
+///
+/// With `Accept: text/event-stream` the answer is a live stream (server-sent events) that goes on
+/// as the ledger grows: for each event `id: <position>`, `event: <type>` and `data: <the event>`.
+/// It begins after `after` or `Last-Event-ID`, else now, and a client that comes back with the last
+/// id it saw neither misses nor repeats an event. A comment comes at least every 15 seconds.
+/// `limit` and `cursor` do not apply. With `to` it ends once everything recorded before was sent;
+/// else when the service stops, the key is revoked, or the client takes nothing for a minute.
 #[utoipa::path(
     get,
     path = "/v1/events",
     tag = "Audit",
     operation_id = "list_events",
-    params(LogParameters),
-    responses((status = 200, description = "A page of events.", body = Page<EventView>)),
+    params(
+        LogParameters,
+        ("Last-Event-ID" = Option<LedgerPosition>, Header, description = "Live streams only: begin after this event. Outranks `after`."),
+    ),
+    responses((status = 200, description = "A page of events, or a live stream.", content(
+        (Page<EventView> = "application/json"),
+        (String = "text/event-stream"),
+    ))),
 )]
 pub async fn list(
     State(state): State<ApiState>,
@@ -73,7 +87,11 @@ pub async fn list(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let tenant = caller.tenant(&state, Scope::Read)?;
-    let mut wanted = log_query(tenant, query)?;
+    if live::is_wanted(&headers) {
+        let (wanted, start) = live_query(tenant, query, &headers)?;
+        return live::follow(&state, tenant, wanted, start, &headers).await;
+    }
+    let mut wanted = page_query(tenant, query)?;
     caught_up(&state, tenant, &headers).await?;
     let limit = wanted.limit;
     // One more than asked for says whether there is a next page.
@@ -89,19 +107,67 @@ pub async fn list(
     json_response(&Page { data, next_cursor })
 }
 
-fn log_query(tenant: &TenantPlace, query: LogParameters) -> Result<LogQuery, Problem> {
+fn page_query(tenant: &TenantPlace, query: LogParameters) -> Result<LogQuery, Problem> {
     let mut faults = Faults::default();
-    let mut after = Position(0);
-    for (name, text) in [("?after", &query.after), ("?cursor", &query.cursor)] {
-        match text.as_deref().map(str::parse::<LedgerPosition>) {
-            None => {}
-            Some(Ok(position)) if position.partition == tenant.partition => {
-                after = after.max(position.position);
-            }
-            Some(Ok(_)) => faults.add(name, "is a position of another part of the ledger"),
-            Some(Err(error)) => faults.add(name, error.to_string()),
+    let after = position("?after", query.after.as_deref(), tenant, &mut faults);
+    let cursor = position("?cursor", query.cursor.as_deref(), tenant, &mut faults);
+    let limit = page_limit(query.limit.as_deref(), &mut faults);
+    let filter = filter(tenant, query, &mut faults);
+    let wanted = LogQuery {
+        after: after.max(cursor).unwrap_or_default(),
+        limit,
+        ..filter
+    };
+    Ok(faults.or(Some(wanted))?)
+}
+
+/// What a live stream lets through, and where it begins.
+fn live_query(
+    tenant: &TenantPlace,
+    query: LogParameters,
+    headers: &HeaderMap,
+) -> Result<(LogQuery, Option<Start>), Problem> {
+    const AFTER: &str = "?after";
+    const LAST: &str = "Last-Event-ID";
+    let mut faults = Faults::default();
+    let mut ids = headers.get_all(&LAST_EVENT_ID).iter();
+    let last = ids.next().map(|id| id.to_str().unwrap_or_default().trim());
+    if ids.next().is_some() {
+        faults.add(LAST, "appears more than once");
+    }
+    let mut start = |pointer, text| {
+        let after = position(pointer, text, tenant, &mut faults)?;
+        Some(Start { pointer, after })
+    };
+    let after = start(AFTER, query.after.as_deref());
+    let last = start(LAST, last);
+    for (pointer, given) in [("?cursor", &query.cursor), ("?limit", &query.limit)] {
+        if given.is_some() {
+            faults.add(pointer, "does not apply to a live stream");
         }
     }
+    let filter = filter(tenant, query, &mut faults);
+    // A client that comes back sends the query it began with, and how far it came.
+    Ok(faults.or(Some((filter, last.or(after))))?)
+}
+
+/// A position in the tenant's part of the ledger.
+fn position(
+    pointer: &str,
+    text: Option<&str>,
+    tenant: &TenantPlace,
+    faults: &mut Faults,
+) -> Option<Position> {
+    match text?.parse::<LedgerPosition>() {
+        Ok(position) if position.partition == tenant.partition => return Some(position.position),
+        Ok(_) => faults.add(pointer, "is a position of another part of the ledger"),
+        Err(error) => faults.add(pointer, error.to_string()),
+    }
+    None
+}
+
+/// Which events are wanted, wherever they are.
+fn filter(tenant: &TenantPlace, query: LogParameters, faults: &mut Faults) -> LogQuery {
     if query.subscriber_id.len() > SUBSCRIBERS_MAX {
         let count = query.subscriber_id.len();
         faults.add(
@@ -131,24 +197,22 @@ fn log_query(tenant: &TenantPlace, query: LogParameters) -> Result<LogQuery, Pro
             ),
         );
     }
-    let from = time("?from", query.from.as_deref(), Timestamp::MIN, &mut faults);
-    let to = time("?to", query.to.as_deref(), Timestamp::MAX, &mut faults);
+    let from = time("?from", query.from.as_deref(), Timestamp::MIN, faults);
+    let to = time("?to", query.to.as_deref(), Timestamp::MAX, faults);
     if from > to {
         faults.add("?from", "is later than `to`");
     }
-    let limit = page_limit(query.limit.as_deref(), &mut faults);
-    let wanted = LogQuery {
+    LogQuery {
         partition: tenant.partition,
         tenant_id: tenant.tenant_id.clone(),
-        after,
+        after: Position(0),
         until: Position(i64::MAX),
         event_types: event_types.into_iter().collect(),
         subscriber_ids: query.subscriber_id,
         from,
         to,
-        limit,
-    };
-    Ok(faults.or(Some(wanted))?)
+        limit: 0,
+    }
 }
 
 /// A time in a query, or what it is when left out.

@@ -7,6 +7,7 @@
 //! Any call may come twice. Commands repeat safely under an `Idempotency-Key`; everything else is
 //! a read, or says so.
 
+pub mod accept;
 pub mod answers;
 pub mod arrival;
 pub mod body;
@@ -18,6 +19,7 @@ pub mod freshness;
 pub mod history;
 pub mod keys;
 pub mod ledger;
+pub mod live;
 pub mod notifications;
 pub mod observe;
 pub mod openapi;
@@ -36,6 +38,7 @@ use axum::routing::get;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+pub use live::{Live, Pace};
 pub use state::{ApiState, Limits, Parts, Readiness};
 
 /// Every route of our own API. [`observe::observe`] still has to be put around it.

@@ -51,7 +51,37 @@ impl FromRequestParts<ApiState> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
-        let secret = match bearer(&parts.headers) {
+        let trace = parts
+            .extensions
+            .get::<IncomingTrace>()
+            .and_then(|trace| trace.0);
+        let caller = Self::of(state, &parts.headers).await?;
+        Ok(Self { trace, ..caller })
+    }
+}
+
+/// Of a request's headers, those that say who is calling.
+pub fn credentials(headers: &HeaderMap) -> HeaderMap {
+    let names = [header::AUTHORIZATION, TENANT_ID];
+    let found = names
+        .into_iter()
+        .filter_map(|name| headers.get(&name).cloned().map(|value| (name, value)));
+    found
+        .map(|(name, mut value)| {
+            value.set_sensitive(true);
+            (name, value)
+        })
+        .collect()
+}
+
+impl Caller {
+    /// Who is calling, by their [`credentials`].
+    ///
+    /// # Errors
+    ///
+    /// [`Problem::Unauthenticated`], or what else keeps the caller out.
+    pub async fn of(state: &ApiState, headers: &HeaderMap) -> Result<Self, Problem> {
+        let secret = match bearer(headers) {
             Ok(secret) => secret,
             Err((failure, detail)) => {
                 state.metrics.auth_failure(failure);
@@ -64,12 +94,12 @@ impl FromRequestParts<ApiState> for Caller {
                 "the key is not valid: it is unknown or was revoked",
             ));
         };
-        let tenant = tenant(state, &key, &parts.headers).await?;
-        let trace = parts
-            .extensions
-            .get::<IncomingTrace>()
-            .and_then(|trace| trace.0);
-        Ok(Self { key, tenant, trace })
+        let tenant = tenant(state, &key, headers).await?;
+        Ok(Self {
+            key,
+            tenant,
+            trace: None,
+        })
     }
 }
 

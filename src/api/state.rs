@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use super::live::Live;
 use crate::clock::Surroundings;
 use crate::ledger::Ledger;
 use crate::ledger::database::{Database, LedgerRow};
@@ -33,6 +34,7 @@ pub struct Parts {
     /// The address from which providers reach this service, without a slash at the end.
     pub public_url: String,
     pub readiness: Readiness,
+    pub live: Live,
 }
 
 /// How much a caller may send.

@@ -64,6 +64,8 @@ pub struct Config {
     pub key_cache_ttl: Duration,
     /// Zero caches nothing.
     pub aggregate_cache_bytes: usize,
+    /// Live streams that may be open at once.
+    pub live_streams_max: usize,
     /// How far a webhook's signed time may be from ours, both ways.
     pub webhook_tolerance: Duration,
     pub telemetry: TelemetryConfig,
@@ -91,6 +93,7 @@ const KEY_CACHE_MS_MAX: u64 = 10_000;
 
 /// Caps that keep a slip of the finger from switching a limit off.
 const TIMEOUT_MS_MAX: u64 = 10 * 60 * 1000;
+const LIVE_STREAMS_MAX: usize = 100_000;
 const AUTH_CACHE_MS_MAX: u64 = 60 * 1000;
 const WEBHOOK_TOLERANCE_SECONDS_MAX: u64 = 24 * 60 * 60;
 
@@ -176,6 +179,7 @@ impl Config {
                 number(1..=1000),
             ),
             db_acquire_timeout: millis(from, &s::DB_ACQUIRE_TIMEOUT_MS, 1..=TIMEOUT_MS_MAX),
+            live_streams_max: from.required(&s::LIVE_STREAMS_MAX, 0, number(0..=LIVE_STREAMS_MAX)),
             webhook_tolerance: from.required(
                 &s::WEBHOOK_TOLERANCE_SECONDS,
                 Duration::ZERO,

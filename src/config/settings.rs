@@ -211,6 +211,10 @@ settings! {
         default Text("5000");
         "Longest wait for a free database connection."
 
+    Tuning LIVE_STREAMS_MAX: "live_streams_max" "live-streams-max" "LEDGER_LIVE_STREAMS_MAX" "COUNT"
+        default Text("1000");
+        "Live streams that may be open at once before callers are answered 503. 0 allows none."
+
     Tuning WEBHOOK_TOLERANCE_SECONDS: "webhook_tolerance_seconds" "webhook-tolerance-seconds" "LEDGER_WEBHOOK_TOLERANCE_SECONDS" "SECONDS"
         default Text("300");
         "How far a webhook's signed time may be from ours."

@@ -24,7 +24,8 @@ use crate::config::TelemetryConfig;
 
 pub use errors::ErrorChain;
 pub use metrics::{
-    AppendOutcome, AuthFailure, Cache, HttpInFlight, Metrics, MetricsError, WebhookOutcome,
+    AppendOutcome, AuthFailure, Cache, HttpInFlight, LiveStream, Metrics, MetricsError,
+    WebhookOutcome,
 };
 pub use trace_parent::{
     InvalidTraceParent, TraceParent, current_trace_parent, set_parent_from, traceparent_for_event,

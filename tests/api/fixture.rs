@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderMap, Method, Request, StatusCode, request};
 use http_body_util::BodyExt;
-use notification_ledger::api::{ApiState, Limits, Parts, Readiness};
+use notification_ledger::api::{ApiState, Limits, Live, Pace, Parts, Readiness};
 use notification_ledger::app;
 use notification_ledger::clock::{Clock, IdSource, Surroundings, System};
 use notification_ledger::domain::ids::TenantId;
@@ -29,6 +29,7 @@ use serde_json::{Value, json};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use uuid::Uuid;
 
@@ -37,6 +38,8 @@ const START: i64 = 1_773_480_600_000_000;
 pub(crate) const PARTITIONS: i16 = 8;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// More than a test opens.
+const LIVE_STREAMS_MAX: usize = 20;
 /// As they are unless configured otherwise.
 pub(crate) const LIMITS: Limits = Limits {
     body_bytes_max: 1024 * 1024,
@@ -92,6 +95,8 @@ pub(crate) struct Fixture {
     /// Keys of the tenant most tests are about: for everything, and for reading only.
     pub(crate) acme: String,
     pub(crate) reader: String,
+    /// Cancelled, it ends what goes on until the service stops.
+    pub(crate) stopping: CancellationToken,
     /// Of a SQLite file.
     _folder: Option<TempDir>,
 }
@@ -103,6 +108,11 @@ impl Fixture {
     }
 
     pub(crate) async fn with(limits: Limits) -> Self {
+        Self::with_live(limits, LIVE_STREAMS_MAX, Pace::default()).await
+    }
+
+    /// In a SQLite file of its own, with so many live streams at that pace.
+    pub(crate) async fn with_live(limits: Limits, streams_max: usize, pace: Pace) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("ledger.db");
         let database = Database::sqlite(&file, true, 4, ACQUIRE_TIMEOUT)
@@ -110,17 +120,19 @@ impl Fixture {
             .unwrap();
         Self {
             _folder: Some(folder),
-            ..Self::on(database, limits).await
+            ..Self::on(database, limits, streams_max, pace).await
         }
     }
 
-    async fn on(database: Database, limits: Limits) -> Self {
+    async fn on(database: Database, limits: Limits, streams_max: usize, pace: Pace) -> Self {
+        let stopping = CancellationToken::new();
+        let live = Live::new(streams_max, stopping.clone(), pace);
         let clock = Arc::new(TestClock(AtomicI64::new(START)));
         let surroundings = Surroundings {
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             ids: Arc::new(CountedIds::default()),
         };
-        let state = state(database, surroundings, limits).await;
+        let state = state(database, surroundings, limits, live).await;
         let acme = TenantId::new("acme").unwrap();
         state
             .registry
@@ -134,6 +146,7 @@ impl Fixture {
             acme: key(&state, Some(&acme), Scopes::ALL).await,
             reader: key(&state, Some(&acme), "read".parse().unwrap()).await,
             state,
+            stopping,
             _folder: None,
         }
     }
@@ -372,7 +385,12 @@ impl Reply {
     }
 }
 
-async fn state(database: Database, surroundings: Surroundings, limits: Limits) -> ApiState {
+async fn state(
+    database: Database,
+    surroundings: Surroundings,
+    limits: Limits,
+    live: Live,
+) -> ApiState {
     database.migrate().await.unwrap();
     let master = Arc::new(MasterKey::new(&[7; 32]).unwrap());
     let metrics = Metrics::new().unwrap();
@@ -414,6 +432,7 @@ async fn state(database: Database, surroundings: Surroundings, limits: Limits) -
         webhook_tolerance: Duration::from_mins(5),
         public_url: "https://ledger.example".to_owned(),
         readiness: Readiness::default(),
+        live,
     })
 }
 
@@ -450,7 +469,7 @@ async fn in_database(server: &PgConnectOptions, name: &str, test: impl AsyncFnOn
     let database = Database::postgres(url.as_str(), 4, ACQUIRE_TIMEOUT)
         .await
         .unwrap();
-    let fixture = Fixture::on(database, LIMITS).await;
+    let fixture = Fixture::on(database, LIMITS, LIVE_STREAMS_MAX, Pace::default()).await;
     test(&fixture).await;
     fixture.state.database.close().await;
 }

@@ -15,6 +15,7 @@ mod edge;
 mod fixture;
 mod headers;
 mod history;
+mod live;
 
 /// Runs each test on SQLite and, shown as ignored where there is none, on PostgreSQL.
 macro_rules! on_both_databases {

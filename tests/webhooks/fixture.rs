@@ -12,7 +12,7 @@ use axum::body::Body;
 use futures_util::FutureExt;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
-use notification_ledger::api::{ApiState, Limits, Parts, Readiness};
+use notification_ledger::api::{ApiState, Limits, Live, Pace, Parts, Readiness};
 use notification_ledger::app;
 use notification_ledger::clock::{Clock, IdSource, Surroundings, System};
 use notification_ledger::domain::ids::TenantId;
@@ -27,6 +27,7 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use uuid::Uuid;
 
@@ -369,6 +370,7 @@ async fn state(database: &Database, clock: &Arc<TestClock>) -> ApiState {
         webhook_tolerance: TOLERANCE,
         public_url: PUBLIC_URL.to_owned(),
         readiness: Readiness::default(),
+        live: Live::new(0, CancellationToken::new(), Pace::default()),
     })
 }
 

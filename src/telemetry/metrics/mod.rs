@@ -41,6 +41,7 @@ struct Inner {
     http_requests: Counter<u64>,
     http_request_duration: Histogram<f64>,
     http_in_flight: UpDownCounter<i64>,
+    live_streams: UpDownCounter<i64>,
     append_duration: Histogram<f64>,
     append_commands: Histogram<u64>,
     append_events: Histogram<u64>,
@@ -61,6 +62,17 @@ struct Inner {
 pub struct HttpInFlight(UpDownCounter<i64>);
 
 impl Drop for HttpInFlight {
+    fn drop(&mut self) {
+        self.0.add(-1, &[]);
+    }
+}
+
+/// One open live stream; counted until it is dropped.
+#[derive(Debug)]
+#[must_use = "the stream counts as closed once this is dropped"]
+pub struct LiveStream(UpDownCounter<i64>);
+
+impl Drop for LiveStream {
     fn drop(&mut self) {
         self.0.add(-1, &[]);
     }
@@ -118,6 +130,12 @@ impl Metrics {
     pub fn http_in_flight(&self) -> HttpInFlight {
         self.inner.http_in_flight.add(1, &[]);
         HttpInFlight(self.inner.http_in_flight.clone())
+    }
+
+    /// Counts a live stream as open until the answer is dropped.
+    pub fn live_stream(&self) -> LiveStream {
+        self.inner.live_streams.add(1, &[]);
+        LiveStream(self.inner.live_streams.clone())
     }
 
     /// One group commit: commands drained, events and bytes written, time from the first
@@ -207,6 +225,7 @@ impl Metrics {
             self.inner.auth_failures.add(0, &labels);
         }
         self.inner.http_in_flight.add(0, &[]);
+        self.inner.live_streams.add(0, &[]);
     }
 }
 
@@ -240,6 +259,10 @@ impl Inner {
             http_in_flight: meter
                 .i64_up_down_counter("ledger.http.in_flight")
                 .with_description("Requests being served")
+                .build(),
+            live_streams: meter
+                .i64_up_down_counter("ledger.live.streams")
+                .with_description("Live streams that are open")
                 .build(),
             append_duration: seconds("ledger.append.batch.duration", "Time of one group commit"),
             append_commands: sizes("ledger.append.batch.commands", "Commands in a group commit"),

@@ -48,6 +48,18 @@ fn a_request_is_in_flight_until_its_guard_is_dropped() {
 }
 
 #[test]
+fn a_live_stream_is_open_until_its_guard_is_dropped() {
+    let metrics = Metrics::new().unwrap();
+    assert_has(&metrics.render(), &["ledger_live_streams 0"]);
+
+    let stream = metrics.live_stream();
+    assert_has(&metrics.render(), &["ledger_live_streams 1"]);
+
+    drop(stream);
+    assert_has(&metrics.render(), &["ledger_live_streams 0"]);
+}
+
+#[test]
 fn batches_and_queues_are_kept_apart_by_lane() {
     let metrics = Metrics::new().unwrap();
 
