@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use reqwest::header::HeaderMap;
-use reqwest::{Client, RequestBuilder};
+use reqwest::{Client, RequestBuilder, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -219,15 +219,37 @@ impl Caller {
         (answer.status == 200).then(|| answer.read::<Page>().data)
     }
 
+    /// The log as it grows, after an event that was seen: an answer that goes on for as long as
+    /// this caller waits for one.
+    ///
+    /// # Errors
+    ///
+    /// When there was no answer.
+    pub(crate) async fn try_follow(&self, seen: Position) -> reqwest::Result<Response> {
+        let request = self
+            .client
+            .get(self.url("/v1/events"))
+            .header("Accept", "text/event-stream")
+            .header("Last-Event-ID", seen.to_string());
+        request.bearer_auth(&self.key).send().await
+    }
+
+    /// Live streams that are open at this moment.
+    pub(crate) async fn live_streams(&self) -> i64 {
+        self.gauge("ledger_live_streams").await
+    }
+
     /// Requests in the service at this moment, this one left out.
     pub(crate) async fn in_flight(&self) -> i64 {
+        self.gauge("ledger_http_in_flight").await - 1
+    }
+
+    async fn gauge(&self, name: &str) -> i64 {
         let answer = self.get("/metrics").await;
         let text = answer.body.as_str().unwrap();
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix("ledger_http_in_flight"));
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
         let value = line.and_then(|line| line.rsplit_once(' ')).unwrap().1;
-        value.parse::<i64>().unwrap() - 1
+        value.parse().unwrap()
     }
 
     /// Asks for a notification.

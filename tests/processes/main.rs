@@ -25,6 +25,7 @@ mod wait;
 
 mod crash;
 mod idle;
+mod live;
 mod outage;
 mod overload;
 mod shutdown;
