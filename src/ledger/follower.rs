@@ -23,6 +23,9 @@ use crate::telemetry::ErrorChain;
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// A look that takes longer has lost its database.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between an announcement and the look it leads to. Batches that are committed meanwhile share
+/// the look, and this process's own, which its lanes are about to tell, need none.
+const SETTLING: Duration = Duration::from_millis(2);
 /// The first pause before listening is tried again; each is twice as long as the one before.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -116,6 +119,10 @@ impl Follower {
                 Ok(announced) => announced,
                 Err(error) => return error,
             };
+            if !self.is_news(&announced) {
+                continue;
+            }
+            tokio::time::sleep(SETTLING).await;
             // Many announcements wait for one look: those it has covered need none of their own.
             if self.is_news(&announced)
                 && let Err(error) = self.look().await
