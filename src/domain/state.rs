@@ -51,12 +51,14 @@ pub struct Summary {
     pub times: Times,
     pub queued_at: Option<Timestamp>,
     pub anomalies: Vec<Anomaly>,
-    /// Retryable failures that no retry has answered yet.
+    /// Retryable failures that no retry has answered yet. The same under every rule, since
+    /// commands are decided under the default one.
     pub unanswered_failures: Vec<EventId>,
 }
 
-/// When each stage was reached. For a notification: by its first message, and for bad ends by
-/// its last.
+/// When each stage was reached. An end that was reported several times counts from the report
+/// that the rule would have decide between them, so the time of the end shown is the one that
+/// decided. For a notification: by its first message, and for bad ends by its last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Times {
     pub sent_at: Option<Timestamp>,
@@ -112,7 +114,7 @@ impl Summary {
         let mut messages = Vec::with_capacity(facts.len());
         for (identity, facts) in facts {
             let retries = Retries::of(&facts, &answered);
-            unanswered_failures.extend(retryable(&facts, rule, &retries));
+            unanswered_failures.extend(retryable(&facts, &retries));
             messages.push(message(identity, &facts, open, rule, &retries));
         }
         unanswered_failures.sort_unstable();
@@ -198,7 +200,7 @@ fn message(
     rule: PrecedenceRule,
     retries: &Retries<'_>,
 ) -> Message {
-    let times = times(facts, retries);
+    let times = times(facts, rule, retries);
     let ending = rule.deciding(endings(facts, retries));
     let stands = |is: fn(&Fact) -> bool| {
         let mut said = facts.iter().filter(|fact| is(&fact.value.fact));
@@ -243,7 +245,7 @@ fn message(
     }
 }
 
-fn times(facts: &Facts<'_>, retries: &Retries<'_>) -> Times {
+fn times(facts: &Facts<'_>, rule: PrecedenceRule, retries: &Retries<'_>) -> Times {
     let first = |is: fn(&Fact) -> bool| {
         facts
             .iter()
@@ -252,10 +254,8 @@ fn times(facts: &Facts<'_>, retries: &Retries<'_>) -> Times {
             .min()
     };
     let ended = |outcome| {
-        endings(facts, retries)
-            .filter(|ending| ending.outcome == outcome)
+        rule.deciding(endings(facts, retries).filter(|ending| ending.outcome == outcome))
             .map(|ending| ending.occurred_at)
-            .max()
     };
     Times {
         sent_at: first(|fact| matches!(fact, Fact::Sent)),
@@ -362,8 +362,8 @@ fn last_error(facts: &Facts<'_>) -> Option<LastError> {
 }
 
 /// Retryable failures of a message that has not got further since, and was not given up.
-fn retryable(facts: &Facts<'_>, rule: PrecedenceRule, retries: &Retries<'_>) -> Vec<EventId> {
-    let ended_otherwise = rule
+fn retryable(facts: &Facts<'_>, retries: &Retries<'_>) -> Vec<EventId> {
+    let ended_otherwise = PrecedenceRule::default()
         .deciding(endings(facts, retries))
         .is_some_and(|ending| ending.outcome != Outcome::Failed);
     if ended_otherwise {

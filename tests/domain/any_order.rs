@@ -266,8 +266,11 @@ fn summary(notification: &Notification) -> Summary {
 }
 
 /// Everything there is to see, but for the ids of the events it came from.
-fn visible(notification: &Notification) -> (Summary, Option<&SubscriberId>, Option<&WorkflowId>) {
-    let mut summary = summary(notification);
+fn visible(
+    notification: &Notification,
+    rule: PrecedenceRule,
+) -> (Summary, Option<&SubscriberId>, Option<&WorkflowId>) {
+    let mut summary = notification.summary(rule);
     let nobody = event_id(0);
     for error in summary
         .messages
@@ -378,7 +381,9 @@ proptest! {
         let (one, other) = (folded(&one), folded(&other));
 
         prop_assert_eq!(&one, &other);
-        prop_assert_eq!(summary(&one), summary(&other));
+        for rule in PrecedenceRule::ALL {
+            prop_assert_eq!(one.summary(rule), other.summary(rule));
+        }
     }
 
     #[test]
@@ -387,7 +392,32 @@ proptest! {
     ) {
         let (one, other) = (told_in_order(&one), told_in_order(&other));
 
-        prop_assert_eq!(visible(&one), visible(&other));
+        for rule in PrecedenceRule::ALL {
+            prop_assert_eq!(visible(&one, rule), visible(&other, rule));
+        }
+    }
+
+    #[test]
+    fn the_end_shown_has_the_time_of_the_report_that_decided(stream in any_stream()) {
+        let notification = folded(&stream);
+        for rule in PrecedenceRule::ALL {
+            for message in notification.summary(rule).messages {
+                let times = message.times;
+                let ends = [times.delivered_at, times.bounced_at, times.failed_at];
+                let shown = match message.status {
+                    Status::Delivered => times.delivered_at,
+                    Status::Bounced => times.bounced_at,
+                    Status::Failed => times.failed_at,
+                    Status::Requested | Status::Queued | Status::Sent | Status::Retracted
+                    | Status::Suppressed => continue,
+                };
+                let deciding = match rule {
+                    PrecedenceRule::ProviderTruthV1 => ends.into_iter().flatten().max(),
+                    PrecedenceRule::FirstTerminalWinsV1 => ends.into_iter().flatten().min(),
+                };
+                prop_assert_eq!(shown, deciding);
+            }
+        }
     }
 
     #[test]

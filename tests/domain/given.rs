@@ -104,7 +104,11 @@ impl Story {
     }
 
     pub(crate) fn summary(&self) -> Summary {
-        self.notification.summary(PrecedenceRule::default())
+        self.summary_under(PrecedenceRule::default())
+    }
+
+    pub(crate) fn summary_under(&self, rule: PrecedenceRule) -> Summary {
+        self.notification.summary(rule)
     }
 
     pub(crate) fn status(&self) -> Status {
@@ -113,7 +117,12 @@ impl Story {
 
     /// The only message there is.
     pub(crate) fn message(&self) -> Message {
-        let [message] = <[Message; 1]>::try_from(self.summary().messages).unwrap();
+        self.message_under(PrecedenceRule::default())
+    }
+
+    pub(crate) fn message_under(&self, rule: PrecedenceRule) -> Message {
+        let messages = self.summary_under(rule).messages;
+        let [message] = <[Message; 1]>::try_from(messages).unwrap();
         message
     }
 

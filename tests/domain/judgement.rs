@@ -32,6 +32,92 @@ fn the_rule_has_a_name_and_a_version() {
     assert_eq!(PrecedenceRule::default().name(), "provider-truth-v1");
 }
 
+mod where_the_first_end_wins {
+    use super::*;
+
+    const RULE: PrecedenceRule = PrecedenceRule::FirstTerminalWinsV1;
+
+    fn status(facts: &[(i64, Fact)]) -> Status {
+        told(facts).message_under(RULE).status
+    }
+
+    #[rstest]
+    #[case(DELIVERED, hard(), Status::Delivered, Status::Bounced)]
+    #[case(hard(), DELIVERED, Status::Bounced, Status::Delivered)]
+    #[case(gave_up(), DELIVERED, Status::Failed, Status::Delivered)]
+    #[case(hard(), gave_up(), Status::Bounced, Status::Failed)]
+    fn the_earlier_end_decides_where_else_the_later_does(
+        #[case] earlier: Fact,
+        #[case] later: Fact,
+        #[case] first: Status,
+        #[case] last: Status,
+    ) {
+        for facts in [
+            [(1, earlier.clone()), (2, later.clone())],
+            [(2, later), (1, earlier)],
+        ] {
+            assert_eq!(status(&facts), first);
+            assert_eq!(told(&facts).status(), last);
+        }
+    }
+
+    #[rstest]
+    #[case(DELIVERED, gave_up(), Status::Failed)]
+    #[case(DELIVERED, hard(), Status::Bounced)]
+    #[case(gave_up(), hard(), Status::Bounced)]
+    fn a_tie_goes_to_the_worse_end(
+        #[case] better: Fact,
+        #[case] worse: Fact,
+        #[case] expected: Status,
+    ) {
+        assert_eq!(status(&[(1, better.clone()), (1, worse.clone())]), expected);
+        assert_eq!(status(&[(1, worse), (1, better)]), expected);
+    }
+
+    #[test]
+    fn stages_and_what_is_no_end_count_as_ever() {
+        assert_eq!(status(&[(1, SENT), (2, DELIVERED)]), Status::Delivered);
+        assert_eq!(status(&[(1, soft()), (2, DELIVERED)]), Status::Delivered);
+        assert_eq!(status(&[(1, SENT), (2, soft())]), Status::Sent);
+        assert_eq!(status(&[(1, suppressed())]), Status::Suppressed);
+    }
+
+    #[test]
+    fn the_time_of_an_end_is_that_of_its_first_report() {
+        let story = told(&[(1, SENT), (3, DELIVERED), (5, DELIVERED), (7, hard())]);
+
+        let first = story.message_under(RULE);
+        assert_eq!(first.status, Status::Delivered);
+        assert_eq!(first.times.delivered_at, Some(at(3)));
+        assert_eq!(story.message().times.delivered_at, Some(at(5)));
+        assert_eq!(first.times.bounced_at, Some(at(7)));
+    }
+
+    #[test]
+    fn a_failure_that_was_answered_is_no_end() {
+        let story = requested()
+            .and(1, email(failed(true, true)))
+            .and(2, queue())
+            .and(3, email(SENT))
+            .and(4, email(DELIVERED));
+
+        assert_eq!(story.message_under(RULE).status, Status::Delivered);
+    }
+
+    #[test]
+    fn what_may_be_tried_again_stays_what_commands_go_by() {
+        // The default rule shows it as failed, this one as delivered.
+        let story = told(&[(1, DELIVERED), (2, failed(true, true))]);
+
+        assert_eq!(story.message_under(RULE).status, Status::Delivered);
+        assert_eq!(
+            story.summary_under(RULE).unanswered_failures,
+            story.summary().unanswered_failures
+        );
+        assert_eq!(story.appends(3, queue()), 1);
+    }
+}
+
 mod one_message {
     use super::*;
 
