@@ -187,6 +187,18 @@ impl Notification {
         requested.or_else(|| self.first_in_context(|report| report.context.workflow_id.as_ref()))
     }
 
+    /// The transaction it belongs to: as its adoption says, else as the earliest report that
+    /// names one. `None` for a notification that was requested here and reported without one.
+    pub fn transaction_id(&self) -> Option<&str> {
+        let adopted = self
+            .adoption
+            .as_ref()
+            .and_then(|adoption| adoption.value.transaction_id.as_ref());
+        adopted
+            .or_else(|| self.first_in_context(|report| report.context.transaction_id.as_ref()))
+            .map(String::as_str)
+    }
+
     /// What follows from everything on record, under a rule.
     pub fn summary(&self, rule: PrecedenceRule) -> Summary {
         Summary::of(self, rule)

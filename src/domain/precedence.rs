@@ -5,6 +5,7 @@
 
 use std::cmp::Reverse;
 
+use super::ids::EventId;
 use super::state::Status;
 use super::time::Timestamp;
 
@@ -34,6 +35,8 @@ pub enum Outcome {
 pub struct Ending {
     pub outcome: Outcome,
     pub occurred_at: Timestamp,
+    /// The event that says so.
+    pub event_id: EventId,
 }
 
 impl PrecedenceRule {
@@ -56,16 +59,17 @@ impl PrecedenceRule {
         Self::ALL.into_iter().find(|rule| rule.name() == name)
     }
 
-    /// The ending that decides, whatever the order they are given in.
+    /// The ending that decides, whatever the order they are given in. Of several events that
+    /// say the same, the one with the smallest id stands for them.
     pub fn deciding(self, endings: impl IntoIterator<Item = Ending>) -> Option<Ending> {
         let endings = endings.into_iter();
         match self {
-            Self::ProviderTruthV1 => {
-                endings.max_by_key(|ending| (ending.occurred_at, ending.outcome))
-            }
-            Self::FirstTerminalWinsV1 => {
-                endings.min_by_key(|ending| (ending.occurred_at, Reverse(ending.outcome)))
-            }
+            Self::ProviderTruthV1 => endings.max_by_key(|ending| {
+                (ending.occurred_at, ending.outcome, Reverse(ending.event_id))
+            }),
+            Self::FirstTerminalWinsV1 => endings.min_by_key(|ending| {
+                (ending.occurred_at, Reverse(ending.outcome), ending.event_id)
+            }),
         }
     }
 
@@ -109,6 +113,7 @@ mod tests {
         Ending {
             outcome,
             occurred_at: Timestamp::from_micros(micros).unwrap(),
+            event_id: EventId(uuid::Uuid::nil()),
         }
     }
 
@@ -138,6 +143,18 @@ mod tests {
 
         for rule in PrecedenceRule::ALL {
             assert_eq!(rule.deciding(endings), Some(at(1, Outcome::Bounced)));
+        }
+    }
+
+    #[test]
+    fn of_several_that_say_the_same_the_smallest_id_stands_for_them() {
+        let told = |id| Ending {
+            event_id: EventId(uuid::Uuid::from_u128(id)),
+            ..at(1, Outcome::Delivered)
+        };
+
+        for rule in PrecedenceRule::ALL {
+            assert_eq!(rule.deciding([told(2), told(1), told(3)]), Some(told(1)));
         }
     }
 

@@ -46,6 +46,9 @@ impl Status {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary {
     pub status: Status,
+    /// When it began: when it was requested, else the time of the earliest report. `None` while
+    /// neither is on record.
+    pub occurred_at: Option<Timestamp>,
     /// In order of their keys.
     pub messages: Vec<Message>,
     pub times: Times,
@@ -75,6 +78,17 @@ pub struct Times {
 pub struct Message {
     pub identity: MessageIdentity,
     pub status: Status,
+    /// When that status was reached: the time of `decided_by`.
+    pub status_at: Option<Timestamp>,
+    /// The event whose fact gives the status: the ending that decides, else the earliest sending
+    /// or suppression that no retry has superseded. Of several that say it at the same time, the
+    /// one with the smallest id. `None` while the message is merely requested or queued.
+    pub decided_by: Option<EventId>,
+    /// Every event about this message, by time, then content, then id.
+    pub reports: Vec<EventId>,
+    /// The event whose sealed part shows the report best: `decided_by` if it has one, else the
+    /// last of `reports` that has. `None` if none has.
+    pub report_shown: Option<EventId>,
     pub times: Times,
     /// When it was last handed over: a retry is sent again.
     pub last_sent_at: Option<Timestamp>,
@@ -121,6 +135,7 @@ impl Summary {
         let times = Times::of_all(&messages);
         Self {
             status: status(notification, &messages, open, rule),
+            occurred_at: began_at(notification),
             anomalies: anomaly::find(notification, &messages),
             queued_at: notification.queued.last().map(|queued| queued.occurred_at),
             messages,
@@ -128,6 +143,21 @@ impl Summary {
             unanswered_failures,
         }
     }
+}
+
+fn began_at(notification: &Notification) -> Option<Timestamp> {
+    let requested_at = notification
+        .request
+        .as_ref()
+        .map(|request| request.occurred_at);
+    // By time, so the first report is the earliest.
+    let reported_at = || {
+        notification
+            .reports
+            .first()
+            .map(|report| report.occurred_at)
+    };
+    requested_at.or_else(reported_at)
 }
 
 /// One message's reports, by time, then content.
@@ -189,8 +219,56 @@ fn endings<'a>(
         Some(Ending {
             outcome,
             occurred_at: fact.occurred_at,
+            event_id: fact.event_id,
         })
     })
+}
+
+/// What gives a message its status.
+struct Decision {
+    status: Status,
+    occurred_at: Timestamp,
+    event_id: EventId,
+}
+
+/// `None` while nobody reported a stage that stands.
+fn decision(facts: &Facts<'_>, rule: PrecedenceRule, retries: &Retries<'_>) -> Option<Decision> {
+    let ended = || {
+        let ending = rule.deciding(endings(facts, retries))?;
+        Some(Decision {
+            status: ending.outcome.into(),
+            occurred_at: ending.occurred_at,
+            event_id: ending.event_id,
+        })
+    };
+    let stands = |status, is: fn(&Fact) -> bool| {
+        let reached = facts
+            .iter()
+            .filter(|fact| is(&fact.value.fact) && !retries.supersede(fact.occurred_at))
+            .min_by_key(|fact| (fact.occurred_at, fact.event_id))?;
+        Some(Decision {
+            status,
+            occurred_at: reached.occurred_at,
+            event_id: reached.event_id,
+        })
+    };
+    ended()
+        .or_else(|| stands(Status::Sent, |fact| matches!(fact, Fact::Sent)))
+        .or_else(|| {
+            stands(Status::Suppressed, |fact| {
+                matches!(fact, Fact::Suppressed { .. })
+            })
+        })
+}
+
+/// Of the reports with a sealed part the one that decided, else the last.
+fn report_shown(facts: &Facts<'_>, decided_by: Option<EventId>) -> Option<EventId> {
+    let mut sealed = facts
+        .iter()
+        .filter(|fact| fact.sealed.is_some())
+        .map(|fact| fact.event_id);
+    let last = sealed.clone().next_back();
+    sealed.find(|id| Some(*id) == decided_by).or(last)
 }
 
 fn message(
@@ -200,22 +278,16 @@ fn message(
     rule: PrecedenceRule,
     retries: &Retries<'_>,
 ) -> Message {
-    let times = times(facts, rule, retries);
-    let ending = rule.deciding(endings(facts, retries));
-    let stands = |is: fn(&Fact) -> bool| {
-        let mut said = facts.iter().filter(|fact| is(&fact.value.fact));
-        said.any(|fact| !retries.supersede(fact.occurred_at))
-    };
-    let status = match ending {
-        Some(ending) => ending.outcome.into(),
-        None if stands(|fact| matches!(fact, Fact::Sent)) => Status::Sent,
-        None if stands(|fact| matches!(fact, Fact::Suppressed { .. })) => Status::Suppressed,
-        None => open,
-    };
+    let decision = decision(facts, rule, retries);
+    let decided_by = decision.as_ref().map(|decision| decision.event_id);
     Message {
         identity,
-        status,
-        times,
+        status: decision.as_ref().map_or(open, |decision| decision.status),
+        status_at: decision.map(|decision| decision.occurred_at),
+        decided_by,
+        reports: facts.iter().map(|fact| fact.event_id).collect(),
+        report_shown: report_shown(facts, decided_by),
+        times: times(facts, rule, retries),
         last_sent_at: last_sent_at(facts),
         attempts: attempts(facts),
         bounce_type: last(facts, |fact| match fact {

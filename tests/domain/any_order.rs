@@ -92,13 +92,16 @@ fn words<T: Clone + std::fmt::Debug + 'static>(
 
 fn any_context() -> impl Strategy<Value = Context> {
     let plain = Context::default();
-    let told = (maybe(&["parcel", "invoice"]), maybe(&["cust-1", "cust-2"])).prop_map(
-        |(workflow, subscriber)| Context {
+    let told = (
+        maybe(&["parcel", "invoice"]),
+        maybe(&["cust-1", "cust-2"]),
+        maybe(&["txn-1", "txn-2"]),
+    )
+        .prop_map(|(workflow, subscriber, transaction_id)| Context {
             workflow_id: workflow.map(|id| WorkflowId::new(&id).unwrap()),
             subscriber_id: subscriber.map(|id| SubscriberId::new(&id).unwrap()),
-            transaction_id: None,
-        },
-    );
+            transaction_id,
+        });
     prop_oneof![3 => Just(plain), 1 => told]
 }
 
@@ -244,7 +247,8 @@ fn event(index: usize, minute: i64, body: Body) -> NotificationEvent {
     NotificationEvent {
         event_id: event_id(index),
         occurred_at: at(minute),
-        sealed: Some(Sealed(format!("1.{index}").into())),
+        // Not every reporter has something private to say.
+        sealed: (!index.is_multiple_of(3)).then(|| Sealed(format!("1.{index}").into())),
         body,
     }
 }
@@ -272,13 +276,15 @@ fn visible(
 ) -> (Summary, Option<&SubscriberId>, Option<&WorkflowId>) {
     let mut summary = notification.summary(rule);
     let nobody = event_id(0);
-    for error in summary
-        .messages
-        .iter_mut()
-        .filter_map(|message| message.last_error.as_mut())
-    {
-        error.event_id = nobody;
-        error.sealed = None;
+    for message in &mut summary.messages {
+        if let Some(error) = &mut message.last_error {
+            error.event_id = nobody;
+            error.sealed = None;
+        }
+        // However often something was told, and by whom.
+        message.reports.clear();
+        message.decided_by = message.decided_by.map(|_| nobody);
+        message.report_shown = message.report_shown.map(|_| nobody);
     }
     // One failure may be on record in the words of two reporters.
     summary.unanswered_failures.fill(nobody);
@@ -381,6 +387,7 @@ proptest! {
         let (one, other) = (folded(&one), folded(&other));
 
         prop_assert_eq!(&one, &other);
+        prop_assert_eq!(one.transaction_id(), other.transaction_id());
         for rule in PrecedenceRule::ALL {
             prop_assert_eq!(one.summary(rule), other.summary(rule));
         }
@@ -431,6 +438,42 @@ proptest! {
 
         for told in &reports {
             prop_assert_eq!(tell(&mut notification.clone(), 99, told), 0);
+        }
+    }
+
+    #[test]
+    fn every_report_is_about_one_message(stream in any_stream()) {
+        let notification = folded(&stream);
+        let messages = summary(&notification).messages;
+
+        let mut found: Vec<_> = messages.into_iter().flat_map(|message| message.reports).collect();
+        found.sort_unstable();
+        let mut told: Vec<_> =
+            notification.reports().iter().map(|report| report.event_id).collect();
+        told.sort_unstable();
+        prop_assert_eq!(found, told);
+    }
+
+    #[test]
+    fn a_message_points_back_at_the_reports_it_follows_from(stream in any_stream()) {
+        let notification = folded(&stream);
+        let on_record = |id| notification.reports().iter().find(|report| report.event_id == id);
+        for rule in PrecedenceRule::ALL {
+            for message in notification.summary(rule).messages {
+                let waits = matches!(message.status, Status::Requested | Status::Queued);
+                prop_assert_eq!(message.decided_by.is_none(), waits);
+                let told = message.reports.iter().map(|id| on_record(*id).unwrap());
+                let decided_at = message.decided_by.map(|id| on_record(id).unwrap().occurred_at);
+                prop_assert_eq!(message.status_at, decided_at);
+                prop_assert!(message.decided_by.is_none_or(|id| message.reports.contains(&id)));
+
+                let sealed: Vec<_> = told
+                    .filter(|report| report.sealed.is_some())
+                    .map(|report| report.event_id)
+                    .collect();
+                let decided = message.decided_by.filter(|id| sealed.contains(id));
+                prop_assert_eq!(message.report_shown, decided.or(sealed.last().copied()));
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! What follows from the facts: status, times, contradictions.
 
 use notification_ledger::domain::event::{BounceType, Fact, Interaction};
+use notification_ledger::domain::ids::EventId;
 use notification_ledger::domain::precedence::PrecedenceRule;
 use notification_ledger::domain::state::{Status, Times};
 use notification_ledger::domain::time::Timestamp;
@@ -8,8 +9,8 @@ use rstest::rstest;
 
 use crate::given::{
     DELIVERED, READ, SEEN, SENT, Story, adopting, at, attempt_failed, bounced, channel, email,
-    failed, gave_up, interacted, nothing, queue, reported, requested, retract, said, sendgrid, sms,
-    suppressed,
+    failed, gave_up, interacted, nothing, queue, reported, request, requested, retract, said,
+    sendgrid, sms, suppressed,
 };
 
 /// Told of the e-mail, by the minute.
@@ -291,6 +292,151 @@ mod one_message {
                 (Interaction::Clicked, at(3)),
                 (Interaction::Archived, at(1))
             ]
+        );
+    }
+}
+
+mod pointing_back {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::given::NoteTaker;
+
+    /// The fact told as the so-many-th, after the request.
+    fn event(story: &Story, place: usize) -> EventId {
+        story.events[place].event_id
+    }
+
+    #[rstest]
+    #[case::the_end_and_not_what_led_there(&[(1, SENT), (2, DELIVERED)], 2, 2)]
+    #[case::the_end_and_not_what_came_later(&[(1, hard()), (2, SENT)], 1, 1)]
+    #[case::the_later_of_two_ends(&[(2, DELIVERED), (1, hard())], 1, 2)]
+    #[case::the_worse_of_two_at_once(&[(1, DELIVERED), (1, hard())], 2, 1)]
+    #[case::the_earlier_sending(&[(2, SENT), (1, SENT)], 2, 1)]
+    #[case::the_sending_and_no_suppression(&[(1, suppressed()), (2, SENT)], 2, 2)]
+    #[case::the_earlier_suppression(&[(1, suppressed()), (2, suppressed())], 1, 1)]
+    fn the_status_is_that_of(
+        #[case] facts: &[(i64, Fact)],
+        #[case] place: usize,
+        #[case] minute: i64,
+    ) {
+        let story = told(facts);
+
+        assert_eq!(story.message().decided_by, Some(event(&story, place)));
+        assert_eq!(story.message().status_at, Some(at(minute)));
+    }
+
+    #[test]
+    fn the_first_end_gives_the_status_where_it_wins() {
+        let story = told(&[(1, DELIVERED), (2, hard())]);
+        let message = story.message_under(PrecedenceRule::FirstTerminalWinsV1);
+
+        assert_eq!(message.decided_by, Some(event(&story, 1)));
+        assert_eq!(message.status_at, Some(at(1)));
+    }
+
+    #[test]
+    fn nobody_gave_the_status_of_a_message_that_waits() {
+        for story in [
+            told(&[(1, soft()), (2, SEEN)]),
+            requested().and(1, queue()).and(2, email(SEEN)),
+        ] {
+            assert_eq!(story.message().decided_by, None);
+            assert_eq!(story.message().status_at, None);
+        }
+    }
+
+    #[test]
+    fn after_a_retry_it_is_the_sending_since() {
+        let story = requested()
+            .and(1, email(SENT))
+            .and(2, email(failed(true, true)))
+            .and(3, queue())
+            .and(4, email(SENT));
+
+        let message = story.message();
+        assert_eq!(message.status, Status::Sent);
+        assert_eq!(message.decided_by, Some(event(&story, 4)));
+        assert_eq!(message.status_at, Some(at(4)));
+        assert_eq!(message.times.sent_at, Some(at(1)));
+    }
+
+    #[test]
+    fn of_two_that_say_the_same_the_smaller_id_stands_for_both() {
+        // In whichever order their content sorts.
+        for (first, second) in [("sg-1", "sg-2"), ("sg-2", "sg-1")] {
+            let named = |id: &str| {
+                let mut message = sendgrid(id);
+                message.message_id = Some("66f0".to_owned());
+                reported(said(DELIVERED, message))
+            };
+            let story = requested().and(1, named(first)).and(1, named(second));
+
+            assert_eq!(story.message().decided_by, Some(event(&story, 1)));
+        }
+    }
+
+    #[test]
+    fn reports_are_told_by_time() {
+        let story = told(&[(3, DELIVERED), (1, SENT), (2, SEEN)]).and(4, sms(SENT));
+        assert_eq!(
+            story.summary().messages[0].reports,
+            [2, 3, 1].map(|place| event(&story, place))
+        );
+    }
+
+    /// Each fact with or without private words, by the minute.
+    fn in_private(facts: &[(Fact, bool)]) -> Story {
+        let mut story = requested();
+        for (minute, (fact, private)) in (1..).zip(facts) {
+            let private = private.then_some(r#"{"text":"…"}"#);
+            let sealer = Arc::new(NoteTaker::default());
+            story
+                .tell_with(minute, email(fact.clone()), private, &sealer)
+                .unwrap();
+        }
+        story
+    }
+
+    #[rstest]
+    #[case::the_one_that_decided(&[(SENT, true), (DELIVERED, true), (SEEN, true)], Some(2))]
+    #[case::the_last_with_private_words(&[(SENT, true), (SEEN, true), (DELIVERED, false)], Some(2))]
+    #[case::none(&[(SENT, false), (DELIVERED, false)], None)]
+    fn the_report_shown_is(#[case] facts: &[(Fact, bool)], #[case] place: Option<usize>) {
+        let story = in_private(facts);
+        let expected = place.map(|place| event(&story, place));
+
+        assert_eq!(story.message().report_shown, expected);
+    }
+
+    #[test]
+    fn it_began_when_it_was_requested_else_with_the_first_report() {
+        assert_eq!(nothing().summary().occurred_at, None);
+        assert_eq!(requested().summary().occurred_at, Some(at(0)));
+        let adopted = nothing()
+            .and(5, adopting(said(DELIVERED, sendgrid("sg-1"))))
+            .and(3, reported(said(SENT, sendgrid("sg-1"))));
+        assert_eq!(adopted.summary().occurred_at, Some(at(3)));
+        assert_eq!(adopted.and(9, request()).summary().occurred_at, Some(at(9)));
+    }
+
+    #[test]
+    fn the_transaction_is_the_adoptions_else_the_earliest_reports() {
+        let within = |transaction: &str| {
+            let mut report = said(SENT, sendgrid(transaction));
+            report.context.transaction_id = Some(transaction.to_owned());
+            report
+        };
+        let story = requested()
+            .and(2, reported(within("txn-2")))
+            .and(1, reported(within("txn-1")));
+        assert_eq!(story.notification.transaction_id(), Some("txn-1"));
+        assert_eq!(requested().notification.transaction_id(), None);
+
+        let adopted = nothing().and(1, adopting(within("txn-1")));
+        assert_eq!(
+            adopted.notification.transaction_id(),
+            Some("txn_66f0a1c4b7d2e90012ab0100")
         );
     }
 }
