@@ -36,37 +36,40 @@ fn of_message(notification: &Notification, message: &Message) -> Vec<Anomaly> {
         (
             delivered && times.bounced_at.is_some(),
             "delivered_and_bounced",
-            format!("Message {key} was reported both delivered and bounced."),
+            "was reported both delivered and bounced.",
         ),
         (
             delivered && times.failed_at.is_some(),
             "delivered_and_failed",
-            format!("Message {key} was reported both delivered and failed for good."),
+            "was reported both delivered and failed for good.",
         ),
         (
             delivered && times.sent_at.is_none(),
             "delivered_never_sent",
-            format!("Message {key} was reported delivered, but nobody reported sending it."),
+            "was reported delivered, but nobody reported sending it.",
         ),
         (
             after_retraction(message.last_sent_at),
             "sent_after_retraction",
-            format!("Message {key} was sent after the notification had been retracted."),
+            "was sent after the notification had been retracted.",
         ),
         (
             delivered && retracted_at.is_some(),
             "retraction_too_late",
-            format!("Message {key} reached its recipient although the notification was retracted."),
+            "reached its recipient although the notification was retracted.",
         ),
         (
             times.suppressed_at.is_some() && message.status != Status::Suppressed,
             "sent_despite_suppression",
-            format!("Message {key} was reported suppressed, yet it went further."),
+            "was reported suppressed, yet it went further.",
         ),
     ];
     checks
         .into_iter()
         .filter(|(found, _, _)| *found)
-        .map(|(_, code, detail)| Anomaly { code, detail })
+        .map(|(_, code, what)| Anomaly {
+            code,
+            detail: format!("Message {key} {what}"),
+        })
         .collect()
 }
