@@ -67,6 +67,36 @@ impl MessageRef {
 
 /// Sorts references into messages.
 pub fn identify(references: &[&MessageRef]) -> Messages {
+    the_only_message(references).unwrap_or_else(|| told_apart(references))
+}
+
+/// The message of references that agree in all they say: at most one value for each part, and
+/// those with ids linked. Nearly every notification comes down to this, and it gets by without
+/// the sets that telling messages apart takes. `None` where only those can tell.
+fn the_only_message(references: &[&MessageRef]) -> Option<Messages> {
+    let mut all = references.iter();
+    let mut said = Said::by(all.next()?);
+    for reference in all {
+        said.agree(reference)?;
+    }
+    let has_both_ids =
+        |parts: &Said<'_>| parts.message_id.is_some() && parts.provider_message_id.is_some();
+    let is_linked = || {
+        let mut each = references.iter().map(|reference| Said::by(reference));
+        each.any(|parts| has_both_ids(&parts))
+    };
+    // Two kinds of id that nobody used together are two messages.
+    if has_both_ids(&said) && !is_linked() {
+        return None;
+    }
+    Some(Messages {
+        messages: vec![said.identity()],
+        assigned: vec![0; references.len()],
+    })
+}
+
+/// Sorts references into messages, whatever they say.
+fn told_apart(references: &[&MessageRef]) -> Messages {
     let distinct: BTreeSet<&MessageRef> = references.iter().copied().collect();
     let mut groups: Vec<Group<'_>> = Vec::new();
     let mut group_of: BTreeMap<&MessageRef, usize> = BTreeMap::new();
@@ -203,33 +233,76 @@ impl<'a> Group<'a> {
     }
 
     fn identity(&self) -> MessageIdentity {
-        let least = |values: &BTreeSet<&str>| values.first().map(|value| (*value).to_owned());
-        let mut identity = MessageIdentity {
-            key: String::new(),
+        let least = |values: &BTreeSet<&'a str>| values.first().copied();
+        Said {
             message_id: least(&self.message_ids),
             provider_message_id: least(&self.provider_message_ids),
             channel: least(&self.channels),
             provider_id: least(&self.providers),
             step_id: least(&self.steps),
+        }
+        .identity()
+    }
+}
+
+/// One value for each part of a message's name.
+struct Said<'a> {
+    message_id: Option<&'a str>,
+    provider_message_id: Option<&'a str>,
+    channel: Option<&'a str>,
+    provider_id: Option<&'a str>,
+    step_id: Option<&'a str>,
+}
+
+impl<'a> Said<'a> {
+    fn by(reference: &'a MessageRef) -> Self {
+        Self {
+            message_id: reference.message_id.as_deref(),
+            provider_message_id: reference.provider_message_id.as_deref(),
+            channel: reference.channel.as_deref(),
+            provider_id: reference.provider_id.as_deref(),
+            step_id: reference.step_id.as_deref(),
+        }
+    }
+
+    /// Takes in what `reference` says besides; `None` if it says otherwise.
+    fn agree(&mut self, reference: &'a MessageRef) -> Option<()> {
+        let other = Self::by(reference);
+        for (known, said) in [
+            (&mut self.message_id, other.message_id),
+            (&mut self.provider_message_id, other.provider_message_id),
+            (&mut self.channel, other.channel),
+            (&mut self.provider_id, other.provider_id),
+            (&mut self.step_id, other.step_id),
+        ] {
+            let Some(said) = said else { continue };
+            if *known.get_or_insert(said) != said {
+                return None;
+            }
+        }
+        Some(())
+    }
+
+    fn identity(&self) -> MessageIdentity {
+        let owned = |part: Option<&str>| part.map(str::to_owned);
+        let mut identity = MessageIdentity {
+            key: String::new(),
+            message_id: owned(self.message_id),
+            provider_message_id: owned(self.provider_message_id),
+            channel: owned(self.channel),
+            provider_id: owned(self.provider_id),
+            step_id: owned(self.step_id),
         };
-        identity.key = identity
-            .provider_message_id
-            .clone()
-            .or_else(|| identity.message_id.clone())
-            .unwrap_or_else(|| place(&identity));
+        let id = self.provider_message_id.or(self.message_id);
+        identity.key = id.map_or_else(|| place(&identity), str::to_owned);
         identity
     }
 }
 
 /// A message's place, for messages without an id: `email/welcome/sendgrid`, `-` for the unknown.
 fn place(identity: &MessageIdentity) -> String {
-    let part = |part: &Option<String>| part.clone().unwrap_or_else(|| "-".to_owned());
-    format!(
-        "{}/{}/{}",
-        part(&identity.channel),
-        part(&identity.step_id),
-        part(&identity.provider_id)
-    )
+    let parts = [&identity.channel, &identity.step_id, &identity.provider_id];
+    parts.map(|part| part.as_deref().unwrap_or("-")).join("/")
 }
 
 fn named(
@@ -306,6 +379,9 @@ impl Links {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
     use super::*;
 
     fn reference(parts: [&str; 5]) -> MessageRef {
@@ -410,5 +486,62 @@ mod tests {
             keys(&[["", "a", "email", "ses", ""], ["", "b", "email", "ses", ""]]),
             ["a", "b"]
         );
+    }
+
+    /// Few enough values that references meet, and more often agree than not.
+    fn any_reference() -> impl Strategy<Value = MessageRef> {
+        let part = |first: &'static str, second: &'static str| {
+            select(vec!["", first, first, first, second])
+        };
+        (
+            part("66f0", "66f1"),
+            part("sg-1", "66f0"),
+            part("email", "sms"),
+            part("ses", "sendgrid"),
+            part("welcome", "remind"),
+        )
+            .prop_map(|parts| reference(parts.into()))
+    }
+
+    fn any_parts_of_one() -> impl Strategy<Value = MessageRef> {
+        let part = |value: &'static str| select(vec!["", value]);
+        (
+            part("66f0"),
+            part("sg-1"),
+            part("email"),
+            part("ses"),
+            part("welcome"),
+        )
+            .prop_map(|parts| reference(parts.into()))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: 3_000,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn the_only_message_is_the_one_they_are_told_apart_into(
+            references in prop_oneof![
+                proptest::collection::vec(any_reference(), 0..5),
+                proptest::collection::vec(any_parts_of_one(), 0..5),
+            ]
+        ) {
+            let references: Vec<_> = references.iter().collect();
+
+            prop_assert_eq!(identify(&references), told_apart(&references));
+        }
+
+        #[test]
+        fn references_to_one_message_with_an_id_in_common_need_no_telling_apart(
+            references in proptest::collection::vec(any_parts_of_one(), 1..5)
+        ) {
+            let linked = reference(["66f0", "sg-1", "", "", ""]);
+            let references: Vec<_> = references.iter().chain([&linked]).collect();
+
+            prop_assert!(the_only_message(&references).is_some());
+        }
     }
 }
