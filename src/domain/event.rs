@@ -7,15 +7,22 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::ids::{EventId, SubscriberId, WorkflowId};
+use super::text::Text;
 use super::time::Timestamp;
 
 /// Encrypted text, as it stands in the record. Only the ledger can make or open one.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Sealed(pub Arc<str>);
+
+impl<'de> Deserialize<'de> for Sealed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self(Text::deserialize(deserializer)?.0.into()))
+    }
+}
 
 /// One thing that happened to one notification.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

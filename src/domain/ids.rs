@@ -7,6 +7,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use uuid::Uuid;
 
+use super::text::Text;
+
 /// Most characters an id or a name has.
 pub const NAME_CHARS_MAX: usize = 256;
 /// Most characters a tenant's slug has: it also fits a DNS label.
@@ -105,8 +107,8 @@ macro_rules! text_id {
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-                Self::new(&text).map_err(de::Error::custom)
+                let text = Text::deserialize(deserializer)?;
+                Self::new(&text.0).map_err(de::Error::custom)
             }
         }
     };

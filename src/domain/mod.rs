@@ -7,8 +7,8 @@
 //! `event.rs` says what can happen and `stored.rs` how that is written down; `notification.rs`
 //! decides and remembers; `message.rs` sorts reports into messages; `precedence.rs` judges
 //! between them, `retries.rs` knows what is tried again; `state.rs` and `anomaly.rs` are what
-//! follows. `integration.rs` is the small
-//! second aggregate, for provider-side changes that concern no single message.
+//! follows. `integration.rs` is the small second aggregate, for provider-side changes that
+//! concern no single message.
 //!
 //! Everything here may be called twice: the same events give the same state in every order.
 
@@ -25,4 +25,5 @@ mod retries;
 pub mod sealing;
 pub mod state;
 pub mod stored;
+mod text;
 pub mod time;

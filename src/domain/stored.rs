@@ -119,9 +119,12 @@ pub(super) fn write<T: Serialize>(value: &T) -> String {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RequestedV1<'a> {
+    // Borrowed, since these two become ids; what stays text is owned from the start.
+    #[serde(borrow)]
     workflow_id: Cow<'a, str>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     workflow_version: Option<Cow<'a, str>>,
+    #[serde(borrow)]
     subscriber_id: Cow<'a, str>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     external_id: Option<Cow<'a, str>>,

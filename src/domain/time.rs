@@ -5,6 +5,8 @@ use std::fmt;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::text::Text;
+
 /// 1970-01-01T00:00:00Z. Nothing was notified earlier: such a clock was never set.
 const EARLIEST_MICROS: i64 = 0;
 /// 9999-12-31T23:59:59.999999Z, the last moment RFC 3339 can write.
@@ -84,8 +86,8 @@ impl Serialize for Timestamp {
 
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        Self::parse(&text).map_err(de::Error::custom)
+        let text = Text::deserialize(deserializer)?;
+        Self::parse(&text.0).map_err(de::Error::custom)
     }
 }
 
