@@ -5,10 +5,10 @@
 //! the framework it knows the `cqrs-es` traits alone.
 //!
 //! `event.rs` says what can happen and `stored.rs` how that is written down; `notification.rs`
-//! decides and remembers; `message.rs` sorts reports into messages; `precedence.rs` judges
-//! between them, `retries.rs` knows what is tried again; `state.rs` and `anomaly.rs` are what
-//! follows. `integration.rs` is the small second aggregate, for provider-side changes that
-//! concern no single message.
+//! decides and remembers; `message.rs` sorts reports into messages, with `telling_apart.rs` for
+//! the hard cases; `precedence.rs` judges between them, `retries.rs` knows what is tried again;
+//! `state.rs` and `anomaly.rs` are what follows. `integration.rs` is the small second aggregate,
+//! for provider-side changes that concern no single message.
 //!
 //! Everything here may be called twice: the same events give the same state in every order.
 
@@ -25,5 +25,6 @@ mod retries;
 pub mod sealing;
 pub mod state;
 pub mod stored;
+mod telling_apart;
 mod text;
 pub mod time;
