@@ -7,8 +7,8 @@
 //! `event.rs` says what can happen and `stored.rs` how that is written down; `notification.rs`
 //! decides and remembers; `message.rs` sorts reports into messages, with `telling_apart.rs` for
 //! the hard cases; `precedence.rs` judges between them, `retries.rs` knows what is tried again;
-//! `state.rs` and `anomaly.rs` are what follows. `integration.rs` is the small second aggregate,
-//! for provider-side changes that concern no single message.
+//! `facts.rs`, for one message, `state.rs` and `anomaly.rs` are what follows. `integration.rs` is
+//! the small second aggregate, for provider-side changes that concern no single message.
 //!
 //! Everything here may be called twice: the same events give the same state in every order.
 
@@ -16,6 +16,7 @@
 
 pub mod anomaly;
 pub mod event;
+mod facts;
 pub mod ids;
 pub mod integration;
 pub mod message;

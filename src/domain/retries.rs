@@ -6,9 +6,9 @@
 use std::collections::BTreeSet;
 
 use super::event::{Fact, Report};
+use super::facts::Facts;
 use super::ids::EventId;
 use super::notification::OnRecord;
-use super::state::Facts;
 use super::time::Timestamp;
 
 /// The failures of one message that were answered by queueing it again.
