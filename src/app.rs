@@ -24,6 +24,7 @@ use crate::ledger::lane::QueueLimits;
 use crate::ledger::registry::{NewKey, Registry, RegistryError, Scopes};
 use crate::ledger::sealing::MasterKey;
 use crate::ledger::{Ledger, Options};
+use crate::projections::Projections;
 use crate::tasks::Tasks;
 use crate::telemetry::{ErrorChain, Metrics};
 use crate::webhooks;
@@ -264,6 +265,7 @@ fn write_key_file(path: &Path) -> Result<(), StartError> {
 #[derive(Clone, Debug)]
 pub struct Rooms {
     pub ledger: Ledger,
+    pub projections: Projections,
     pub registry: Registry,
     pub metrics: Metrics,
     pub tasks: Tasks,
@@ -290,8 +292,16 @@ impl Opened {
             metrics,
             &tasks,
         );
+        let projections = Projections::new(
+            &self.database,
+            self.row.partitions,
+            &ledger,
+            &self.surroundings,
+            metrics,
+        );
         Rooms {
             ledger,
+            projections,
             registry: self.registry(config, metrics),
             metrics: metrics.clone(),
             tasks,
@@ -302,6 +312,7 @@ impl Opened {
     pub fn api_state(&self, config: &Config, rooms: &Rooms, public_url: String) -> ApiState {
         ApiState::new(Parts {
             ledger: rooms.ledger.clone(),
+            projections: rooms.projections.clone(),
             registry: rooms.registry.clone(),
             database: self.database.clone(),
             ledger_row: self.row.clone(),
@@ -383,6 +394,8 @@ impl Service {
         let state = opened.api_state(config, &rooms, public_url);
         note_last_use(&rooms);
         rooms.ledger.follow(&rooms.tasks);
+        let following = rooms.projections.start(&rooms.tasks).await;
+        following.map_err(OpenError::from)?;
         tracing::info!(
             server.address = %address,
             database.backend = opened.database.backend(),
@@ -435,6 +448,7 @@ impl Service {
             }
         };
         let database = self.state.database.clone();
+        let tables = self.state.projections.store().clone();
         let noted = store_last_use(&self.rooms.registry);
         let _ = tokio::time::timeout(SHUTDOWN_STEP, noted).await;
         let tasks = self.rooms.tasks.clone();
@@ -442,7 +456,8 @@ impl Service {
         drop(self.state);
         drop(self.rooms);
         let ended = tasks.stop(SHUTDOWN_STEP).await;
-        let _ = tokio::time::timeout(SHUTDOWN_STEP, database.close()).await;
+        let closed = async { tokio::join!(tables.close(), database.close()) };
+        let _ = tokio::time::timeout(SHUTDOWN_STEP, closed).await;
         tracing::info!("stopped");
         Ok(finished && ended)
     }

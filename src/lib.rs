@@ -10,6 +10,7 @@ pub mod domain;
 pub mod json;
 pub mod ledger;
 pub mod problem;
+pub mod projections;
 pub mod tasks;
 pub mod telemetry;
 pub mod webhooks;

@@ -10,6 +10,7 @@ use crate::ledger::Ledger;
 use crate::ledger::database::{Database, LedgerRow};
 use crate::ledger::registry::Registry;
 use crate::ledger::sealing::MasterKey;
+use crate::projections::Projections;
 use crate::telemetry::Metrics;
 
 /// Shared by all handlers. Cheap to clone.
@@ -22,6 +23,7 @@ pub struct ApiState {
 #[derive(Debug)]
 pub struct Parts {
     pub ledger: Ledger,
+    pub projections: Projections,
     pub registry: Registry,
     pub database: Database,
     pub ledger_row: LedgerRow,

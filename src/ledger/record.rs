@@ -1,11 +1,13 @@
 //! What the record consists of: events in their envelopes, and the words for their places.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::domain::event::names;
 use crate::domain::ids::{EventId, Sequence, StreamId, SubscriberId, TenantId};
 use crate::domain::time::Timestamp;
 
@@ -169,6 +171,31 @@ pub struct RecordedEvent {
     pub hash: Vec<u8>,
 }
 
+/// An event without its envelope: what a projection follows from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlainEvent {
+    pub position: Position,
+    pub sequence: Sequence,
+    pub event_id: EventId,
+    /// Borrowed when it is one this release knows.
+    pub event_type: Cow<'static, str>,
+    pub schema_version: i32,
+    /// Microseconds since 1970, as stored.
+    pub occurred_at: i64,
+    /// Microseconds since 1970, as stored.
+    pub recorded_at: i64,
+    pub subscriber_id: Option<String>,
+    pub data: String,
+}
+
+/// An event in the order of streams.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamEvent {
+    pub tenant_id: String,
+    pub stream_id: StreamId,
+    pub event: PlainEvent,
+}
+
 /// One row per partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
@@ -194,6 +221,36 @@ impl RecordedEvent {
             sequence: self.sequence,
             position: self.position,
             event_id: Some(self.event_id),
+        }
+    }
+}
+
+impl PlainEvent {
+    /// An event type as cheaply as it can be kept.
+    pub fn known_type(name: &str) -> Cow<'static, str> {
+        names::ALL
+            .into_iter()
+            .find(|known| *known == name)
+            .map_or_else(|| Cow::Owned(name.to_owned()), Cow::Borrowed)
+    }
+}
+
+impl From<RecordedEvent> for StreamEvent {
+    fn from(event: RecordedEvent) -> Self {
+        Self {
+            tenant_id: event.tenant_id,
+            stream_id: event.stream_id,
+            event: PlainEvent {
+                position: event.position,
+                sequence: event.sequence,
+                event_id: event.event_id,
+                event_type: PlainEvent::known_type(&event.event_type),
+                schema_version: event.schema_version,
+                occurred_at: event.occurred_at,
+                recorded_at: event.recorded_at,
+                subscriber_id: event.subscriber_id,
+                data: event.data,
+            },
         }
     }
 }

@@ -25,6 +25,7 @@ use crate::config::TelemetryConfig;
 pub use errors::ErrorChain;
 pub use metrics::{
     AppendOutcome, AuthFailure, Cache, HttpInFlight, LiveStream, Metrics, MetricsError,
+    ProjectionPlace,
     WebhookOutcome,
 };
 pub use trace_parent::{

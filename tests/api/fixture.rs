@@ -22,6 +22,7 @@ use notification_ledger::ledger::database::{Database, LedgerRow};
 use notification_ledger::ledger::registry::{NewKey, Registry, Scopes};
 use notification_ledger::ledger::sealing::MasterKey;
 use notification_ledger::ledger::{Ledger, Options};
+use notification_ledger::projections::Projections;
 use notification_ledger::tasks::Tasks;
 use notification_ledger::telemetry::Metrics;
 use secrecy::ExposeSecret;
@@ -412,6 +413,7 @@ async fn state(
         &metrics,
         &Tasks::new(),
     );
+    let projections = Projections::new(&database, PARTITIONS, &ledger, &surroundings, &metrics);
     let registry = Registry::new(
         database.clone(),
         Arc::clone(&master),
@@ -422,6 +424,7 @@ async fn state(
     );
     ApiState::new(Parts {
         ledger,
+        projections,
         registry,
         database,
         ledger_row: row,

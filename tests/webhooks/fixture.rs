@@ -21,6 +21,7 @@ use notification_ledger::ledger::database::{Database, LedgerRow};
 use notification_ledger::ledger::registry::{NewKey, Registry, Scope, Scopes};
 use notification_ledger::ledger::sealing::MasterKey;
 use notification_ledger::ledger::{Ledger, Options};
+use notification_ledger::projections::Projections;
 use notification_ledger::tasks::Tasks;
 use notification_ledger::telemetry::Metrics;
 use secrecy::ExposeSecret;
@@ -344,6 +345,7 @@ async fn state(database: &Database, clock: &Arc<TestClock>) -> ApiState {
         &metrics,
         &Tasks::new(),
     );
+    let projections = Projections::new(database, PARTITIONS, &ledger, &surroundings, &metrics);
     let registry = Registry::new(
         database.clone(),
         Arc::clone(&master),
@@ -354,6 +356,7 @@ async fn state(database: &Database, clock: &Arc<TestClock>) -> ApiState {
     );
     ApiState::new(Parts {
         ledger,
+        projections,
         registry,
         database: database.clone(),
         ledger_row: row,

@@ -53,6 +53,22 @@ struct Inner {
     cache_lookups: Counter<u64>,
     webhooks: Counter<u64>,
     auth_failures: Counter<u64>,
+    projection_events: Counter<u64>,
+    projection_position: Gauge<i64>,
+    projection_lag: Gauge<i64>,
+    projection_stopped: Gauge<u64>,
+}
+
+/// How far a projection has come in a partition.
+#[derive(Debug, Clone, Copy)]
+pub struct ProjectionPlace {
+    pub projection: &'static str,
+    pub partition: i16,
+    pub position: i64,
+    /// Events it has not read yet.
+    pub lag: i64,
+    /// It can't go on by itself.
+    pub stopped: bool,
 }
 
 /// One request being served; counted until it is dropped, so a caller who hangs up is
@@ -192,6 +208,24 @@ impl Metrics {
         self.inner.auth_failures.add(1, &labels);
     }
 
+    /// Events that are now in a projection's tables.
+    pub fn projection_events(&self, projection: &'static str, events: usize) {
+        let labels = [KeyValue::new("projection", projection)];
+        self.inner.projection_events.add(events as u64, &labels);
+    }
+
+    pub fn projection_place(&self, place: ProjectionPlace) {
+        let labels = [
+            KeyValue::new("projection", place.projection),
+            KeyValue::new("partition", i64::from(place.partition)),
+        ];
+        let inner = &self.inner;
+        inner.projection_position.record(place.position, &labels);
+        inner.projection_lag.record(place.lag, &labels);
+        let stopped = u64::from(place.stopped);
+        inner.projection_stopped.record(stopped, &labels);
+    }
+
     /// Everything in the text format of Prometheus, version 0.0.4.
     pub fn render(&self) -> String {
         let families = self.inner.registry.gather();
@@ -281,6 +315,23 @@ impl Inner {
             cache_lookups: counter("ledger.cache.lookups", "Cache look-ups by result"),
             webhooks: counter("ledger.webhooks", "Webhooks by what became of them"),
             auth_failures: counter("ledger.auth.failures", "Requests that were not let in"),
+            projection_events: counter(
+                "ledger.projection.events",
+                "Events that reached a projection's tables",
+            ),
+            projection_position: meter
+                .i64_gauge("ledger.projection.position")
+                .with_description("Position of the last event in a projection's tables")
+                .build(),
+            projection_lag: meter
+                .i64_gauge("ledger.projection.lag.events")
+                .with_description("Events a projection has not read yet")
+                .build(),
+            projection_stopped: gauge(
+                "ledger.projection.stopped",
+                "1 if a projection can't go on by itself",
+            )
+            .build(),
             registry,
             _provider: provider,
         }

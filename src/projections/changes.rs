@@ -1,0 +1,166 @@
+//! From what streams contributed before and contribute now to what must change in the tables.
+
+use std::collections::HashMap;
+
+use super::table::{Cell, Rows, Table, Writing};
+
+/// What must change in one table.
+#[derive(Clone, Debug)]
+pub struct Changes<'a> {
+    /// New or changed rows; for a table that adds up, what is to be added.
+    pub rows: Rows<'a>,
+    /// Rows that are no more; only their keys count.
+    pub gone: Rows<'a>,
+}
+
+/// Adds up rows of a table that adds up.
+#[derive(Debug)]
+pub struct Sums<'a> {
+    table: &'static Table,
+    by_key: HashMap<Vec<Cell<'a>>, Vec<i64>>,
+}
+
+impl<'a> Changes<'a> {
+    pub fn new(table: &'static Table) -> Self {
+        Self {
+            rows: Rows::new(table),
+            gone: Rows::new(table),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty() && self.gone.is_empty()
+    }
+
+    /// One stream's rows, before and now. A row belongs to one stream alone.
+    pub fn replace(&mut self, before: &Rows<'a>, now: Rows<'a>) {
+        if before.is_empty() {
+            self.rows.append(now);
+            return;
+        }
+        let key = now.table.key;
+        let (old, new) = (before.sorted(), now.sorted());
+        let mut old = old.into_iter().peekable();
+        for row in new {
+            while let Some(gone) = old.next_if(|old| old[..key] < row[..key]) {
+                self.gone.extend_from_row(gone);
+            }
+            let same_key = old.next_if(|old| old[..key] == row[..key]);
+            if same_key != Some(row) {
+                self.rows.extend_from_row(row);
+            }
+        }
+        for gone in old {
+            self.gone.extend_from_row(gone);
+        }
+    }
+}
+
+impl<'a> Sums<'a> {
+    pub fn new(table: &'static Table) -> Self {
+        debug_assert_eq!(table.writing, Writing::Add);
+        Self {
+            table,
+            by_key: HashMap::new(),
+        }
+    }
+
+    /// Adds rows `times` over; −1 takes them back.
+    pub fn add(&mut self, rows: &Rows<'a>, times: i64) {
+        let key = self.table.key;
+        for row in rows.iter() {
+            let values = row[key..]
+                .iter()
+                .map(|cell| cell.as_int().unwrap_or_default());
+            if let Some(sum) = self.by_key.get_mut(&row[..key]) {
+                for (sum, value) in sum.iter_mut().zip(values) {
+                    *sum += times * value;
+                }
+            } else {
+                let new = values.map(|value| times * value).collect();
+                self.by_key.insert(row[..key].to_vec(), new);
+            }
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.by_key.is_empty()
+    }
+
+    /// What is left, in the order of the keys; what cancelled out is left away.
+    pub fn into_rows(self) -> Rows<'a> {
+        let mut sums: Vec<_> = self
+            .by_key
+            .into_iter()
+            .filter(|(_, sum)| sum.iter().any(|value| *value != 0))
+            .collect();
+        sums.sort_unstable();
+        let mut rows = Rows::new(self.table);
+        for (mut row, sum) in sums {
+            row.extend(sum.into_iter().map(Cell::Int));
+            rows.extend_from_row(&row);
+        }
+        rows
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::table::columns;
+    use super::*;
+
+    static KEYED: Table = Table {
+        name: "keyed",
+        key: 1,
+        writing: Writing::Replace,
+        columns: columns![key: Int, value: Int],
+    };
+    static SUMMED: Table = Table {
+        name: "summed",
+        key: 1,
+        writing: Writing::Add,
+        columns: columns![key: Int, value: Int],
+    };
+
+    fn rows(table: &'static Table, given: &[(i64, i64)]) -> Rows<'static> {
+        let mut rows = Rows::new(table);
+        for (key, value) in given {
+            rows.push([Cell::Int(*key), Cell::Int(*value)]);
+        }
+        rows
+    }
+
+    fn pairs(rows: &Rows<'_>) -> Vec<(i64, i64)> {
+        let int = |cell: &Cell<'_>| cell.as_int().unwrap();
+        rows.iter()
+            .map(|row| (int(&row[0]), int(&row[1])))
+            .collect()
+    }
+
+    #[test]
+    fn only_what_differs_is_written() {
+        let mut changes = Changes::new(&KEYED);
+
+        changes.replace(
+            &rows(&KEYED, &[(1, 1), (2, 2), (3, 3), (5, 5)]),
+            rows(&KEYED, &[(4, 4), (2, 9), (3, 3)]),
+        );
+
+        assert_eq!(pairs(&changes.rows), [(2, 9), (4, 4)]);
+        assert_eq!(pairs(&changes.gone), [(1, 1), (5, 5)]);
+    }
+
+    #[test]
+    fn what_cancels_out_is_no_change() {
+        let mut sums = Sums::new(&SUMMED);
+
+        sums.add(&rows(&SUMMED, &[(2, 3), (1, 1)]), 1);
+        sums.add(&rows(&SUMMED, &[(1, 1), (3, 1)]), -1);
+
+        assert_eq!(pairs(&sums.into_rows()), [(2, 3), (3, -1)]);
+    }
+}

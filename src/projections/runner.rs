@@ -1,0 +1,272 @@
+//! Keeps the tables up to date: takes steps whenever events were appended.
+//!
+//! A task per partition; any number of processes share the work, since whoever holds a partition's
+//! checkpoints takes the step and the others leave. Woken in this process by the lanes, by other
+//! processes through the database, and by a slow poll in case a wake-up was lost.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
+
+use super::Inner;
+use super::projection::Projection;
+use super::step::{Outcome, STEP_EVENTS_MAX, Step, Stepper, Trouble, Wanted};
+use super::store::Checkpoint;
+use crate::ledger::record::{Partition, Position};
+use crate::ledger::storage::StorageError;
+use crate::tasks::Tasks;
+use crate::telemetry::{ErrorChain, ProjectionPlace};
+
+/// How often it is looked without having been woken.
+const POLL: Duration = Duration::from_secs(1);
+/// The shortest time from the beginning of one step to the next, unless it was a full one: what
+/// comes in meanwhile shares a transaction.
+const PACE: Duration = Duration::from_millis(10);
+/// Steps at the same time in one process. More would take the connections from callers.
+const STEPS_AT_ONCE: usize = 2;
+/// The first pause after the database failed or a projection stopped; then twice as long each
+/// time, up to the longest.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// How a projection is getting on, as this process sees it.
+#[derive(Clone, Copy, Debug)]
+enum Mode {
+    Normal,
+    /// Something in the next events is wrong: one at a time until it is found or past.
+    Careful {
+        left: i64,
+    },
+    /// It stopped. It is tried again now and then: perhaps by then the cause is gone.
+    Stopped {
+        until: Instant,
+        pause: Duration,
+    },
+}
+
+/// One partition's task.
+struct Follower {
+    partition: Partition,
+    stepper: Stepper,
+    room: Arc<Inner>,
+    modes: BTreeMap<Projection, Mode>,
+    outage: Option<Duration>,
+}
+
+/// Starts following.
+pub(super) fn start(room: &Arc<Inner>, tasks: &Tasks) {
+    let at_once = if room.store.has_one_writer() {
+        1
+    } else {
+        STEPS_AT_ONCE
+    };
+    let turns = Arc::new(Semaphore::new(at_once));
+    for partition in room.partitions.clone() {
+        let follower = Follower {
+            partition,
+            stepper: room.stepper(),
+            room: Arc::clone(room),
+            modes: Projection::ALL
+                .into_iter()
+                .map(|projection| (projection, Mode::Normal))
+                .collect(),
+            outage: None,
+        };
+        let appended = room.ledger_appended.subscribe(partition);
+        let stopping = tasks.stopping().clone();
+        let turns = Arc::clone(&turns);
+        tasks.spawn(async move {
+            tokio::select! {
+                () = stopping.cancelled() => {}
+                () = follower.run(appended, turns) => {}
+            }
+        });
+    }
+}
+
+impl Follower {
+    async fn run(mut self, mut appended: watch::Receiver<Position>, turns: Arc<Semaphore>) {
+        loop {
+            appended.mark_unchanged();
+            let begun = Instant::now();
+            let more = {
+                let Ok(_turn) = turns.acquire().await else {
+                    return;
+                };
+                self.step().await
+            };
+            match (more, self.outage) {
+                (_, Some(pause)) => tokio::time::sleep(pause).await,
+                (true, None) => tokio::task::yield_now().await,
+                (false, None) => {
+                    tokio::time::sleep_until(begun + PACE).await;
+                    let woken = tokio::time::timeout(POLL, appended.changed()).await;
+                    if matches!(woken, Ok(Err(_))) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes a step. Says whether there is more to do at once.
+    async fn step(&mut self) -> bool {
+        let wanted: Vec<Wanted> = self.wanted();
+        match self.stepper.step(self.partition, &wanted).await {
+            Ok(steps) => {
+                if self.outage.take().is_some() {
+                    tracing::info!(
+                        partition = self.partition.0,
+                        "projections follow the ledger again"
+                    );
+                }
+                let mut more = false;
+                for step in steps.into_iter().flatten() {
+                    more |= self.note(step).await;
+                }
+                more
+            }
+            Err(error) => {
+                self.pause(&error);
+                false
+            }
+        }
+    }
+
+    fn wanted(&self) -> Vec<Wanted> {
+        let now = Instant::now();
+        self.modes
+            .iter()
+            .filter_map(|(projection, mode)| {
+                let events_max = match mode {
+                    Mode::Normal => STEP_EVENTS_MAX,
+                    Mode::Careful { .. } => 1,
+                    Mode::Stopped { until, .. } if *until <= now => 1,
+                    Mode::Stopped { .. } => return None,
+                };
+                Some(Wanted {
+                    projection: *projection,
+                    events_max,
+                })
+            })
+            .collect()
+    }
+
+    /// The database failed: nothing is wrong with the projections.
+    fn pause(&mut self, error: &StorageError) {
+        if self.outage.is_none() {
+            tracing::warn!(
+                partition = self.partition.0,
+                error = %ErrorChain(error),
+                "projections can't follow the ledger for now"
+            );
+        }
+        self.outage = Some(next_pause(self.outage));
+    }
+
+    /// Says whether the projection can go on at once.
+    async fn note(&mut self, step: Step) -> bool {
+        let projection = step.projection;
+        let mode = self.modes.get(&projection).copied().unwrap_or(Mode::Normal);
+        match step.outcome {
+            Outcome::UpToDate { at } => {
+                self.reached(&at);
+                false
+            }
+            Outcome::OtherVersion { at } => {
+                self.measure(&at, false);
+                false
+            }
+            Outcome::Moved { to, events } => {
+                if matches!(mode, Mode::Stopped { .. }) {
+                    tracing::info!(
+                        projection = projection.name(),
+                        partition = self.partition.0,
+                        "the projection goes on"
+                    );
+                }
+                self.reached(&to);
+                self.room
+                    .metrics
+                    .projection_events(projection.name(), events);
+                let events = i64::try_from(events).unwrap_or(i64::MAX);
+                let next = match mode {
+                    Mode::Normal => Mode::Normal,
+                    Mode::Careful { left } if left <= events => Mode::Normal,
+                    Mode::Careful { left } => Mode::Careful {
+                        left: left - events,
+                    },
+                    Mode::Stopped { .. } => Mode::Careful {
+                        left: STEP_EVENTS_MAX,
+                    },
+                };
+                self.modes.insert(projection, next);
+                matches!(next, Mode::Careful { .. }) || events == STEP_EVENTS_MAX
+            }
+            Outcome::Stopped { at, why } => {
+                let looked_closely = !matches!(mode, Mode::Normal);
+                if looked_closely || matches!(why, Trouble::Fork { .. }) {
+                    self.stop(mode, &at, &why).await;
+                    return false;
+                }
+                let careful = Mode::Careful {
+                    left: STEP_EVENTS_MAX,
+                };
+                self.modes.insert(projection, careful);
+                true
+            }
+        }
+    }
+
+    fn reached(&self, at: &Checkpoint) {
+        self.room.reached(at);
+        self.measure(at, false);
+    }
+
+    fn measure(&self, at: &Checkpoint, stopped: bool) {
+        self.room.metrics.projection_place(ProjectionPlace {
+            projection: at.projection.name(),
+            partition: at.partition.0,
+            position: at.position.0,
+            lag: (at.head.0 - at.position.0).max(0),
+            stopped,
+        });
+    }
+
+    async fn stop(&mut self, mode: Mode, at: &Checkpoint, why: &Trouble) {
+        let before = match mode {
+            Mode::Stopped { pause, .. } => Some(pause),
+            Mode::Normal | Mode::Careful { .. } => None,
+        };
+        let error = ErrorChain(why).to_string();
+        if before.is_none() {
+            tracing::error!(
+                projection = at.projection.name(),
+                partition = at.partition.0,
+                position = at.position.0,
+                error,
+                "a projection stopped; the others go on"
+            );
+        }
+        self.measure(at, true);
+        let now = self.room.surroundings.now();
+        if let Err(error) = self.room.store.fail(at, &error, now).await {
+            self.pause(&error);
+        }
+        let pause = next_pause(before);
+        self.modes.insert(
+            at.projection,
+            Mode::Stopped {
+                until: Instant::now() + pause,
+                pause,
+            },
+        );
+    }
+}
+
+fn next_pause(last: Option<Duration>) -> Duration {
+    last.map_or(PAUSE_MIN, |last| PAUSE_MAX.min(last * 2))
+}

@@ -1,0 +1,390 @@
+//! One step of the projections in one partition: the next events in, rows and checkpoints out, in
+//! one transaction. So every event is in the tables exactly once, however often a step is begun.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::changes::Changes;
+use super::projection::Projection;
+use super::store::{Checkpoint, Place, Store, Transaction, Turn};
+use super::stream::{Stream, Unreadable};
+use crate::domain::ids::{StreamId, TenantId};
+use crate::domain::precedence::PrecedenceRule;
+use crate::ledger::record::{Partition, PlainEvent, Position, RecordedEvent, StreamKey};
+use crate::ledger::storage::{Storage, StorageError};
+
+/// Most events in one step: enough to spread the cost of a transaction, few enough to stay quick.
+pub const STEP_EVENTS_MAX: i64 = 1000;
+/// Streams folded before others on this thread get their turn.
+const STREAMS_AT_ONCE: usize = 50;
+
+/// Reads the record and writes the tables.
+#[derive(Clone, Debug)]
+pub struct Stepper {
+    pub storage: Arc<dyn Storage>,
+    pub store: Store,
+}
+
+/// How far a step brought a projection.
+#[derive(Debug)]
+pub struct Step {
+    pub projection: Projection,
+    pub outcome: Outcome,
+}
+
+#[derive(Debug)]
+pub enum Outcome {
+    /// Its tables have everything up to here; `events` of it are new.
+    Moved { to: Checkpoint, events: usize },
+    /// There was nothing to do.
+    UpToDate { at: Checkpoint },
+    /// It can't go on by itself. Nothing of it was written.
+    Stopped { at: Checkpoint, why: Trouble },
+    /// Its tables are of another version: of an older or newer release.
+    OtherVersion { at: Checkpoint },
+}
+
+/// What stops a projection.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
+    #[error("the database refuses its rows")]
+    Refused(#[source] StorageError),
+    /// The ledger is not the one the tables were made from.
+    #[error(
+        "at position {position} the ledger is not the one that was read: it was restored from a \
+         backup or altered. Check it with `notification-ledger verify`, then rebuild the projection"
+    )]
+    Fork { position: Position },
+}
+
+/// What is to be done in a step.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    pub projection: Projection,
+    pub events_max: i64,
+}
+
+/// Some streams of one partition, as they were before some events and after them.
+#[derive(Debug)]
+pub struct Batch {
+    partition: Partition,
+    streams: Vec<Loaded>,
+    /// Position and hash of its last event.
+    pub end: Position,
+    pub end_hash: Vec<u8>,
+    pub events: usize,
+}
+
+#[derive(Debug)]
+struct Loaded {
+    tenant_id: String,
+    stream_id: StreamId,
+    /// Up to the batch's end.
+    events: Vec<PlainEvent>,
+    /// How many of them were there before.
+    before: usize,
+}
+
+/// What a read of the log found.
+enum Read {
+    Batch(Batch),
+    Nothing,
+    Fork,
+}
+
+impl Stepper {
+    /// Takes one step in a partition for those projections that are wanted. Projections at the same
+    /// place share one read of the log. `None` if somebody else is at it.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when the database failed: nothing was done.
+    pub async fn step(
+        &self,
+        partition: Partition,
+        wanted: &[Wanted],
+    ) -> Result<Option<Vec<Step>>, StorageError> {
+        let Some(turn) = self.store.turn(partition).await? else {
+            return Ok(None);
+        };
+        let mut steps = Vec::with_capacity(wanted.len());
+        // By place and size, so that who stands together reads together.
+        let mut groups: BTreeMap<(Position, Vec<u8>, i64), Vec<Checkpoint>> = BTreeMap::new();
+        for checkpoint in &turn.checkpoints {
+            let projection = checkpoint.projection;
+            let Some(wanted) = wanted.iter().find(|wanted| wanted.projection == projection) else {
+                continue;
+            };
+            if checkpoint.version != projection.version() {
+                let at = checkpoint.clone();
+                steps.push(Step {
+                    projection,
+                    outcome: Outcome::OtherVersion { at },
+                });
+                continue;
+            }
+            groups
+                .entry((
+                    checkpoint.position,
+                    checkpoint.hash.clone(),
+                    wanted.events_max,
+                ))
+                .or_default()
+                .push(checkpoint.clone());
+        }
+        let mut read = Vec::new();
+        for ((position, hash, events_max), checkpoints) in groups {
+            let found = self.read(partition, position, &hash, events_max).await?;
+            match found {
+                Read::Batch(batch) => read.push((batch, checkpoints)),
+                Read::Nothing => steps.extend(checkpoints.into_iter().map(|at| Step {
+                    projection: at.projection,
+                    outcome: Outcome::UpToDate { at },
+                })),
+                Read::Fork => steps.extend(checkpoints.into_iter().map(|at| Step {
+                    projection: at.projection,
+                    outcome: Outcome::Stopped {
+                        why: Trouble::Fork {
+                            position: at.position,
+                        },
+                        at,
+                    },
+                })),
+            }
+        }
+        if !read.is_empty() && !self.apply(turn, read, &mut steps).await? {
+            return Ok(None);
+        }
+        Ok(Some(steps))
+    }
+
+    /// Writes what follows from some batches. `false` if somebody else has done so meanwhile.
+    async fn apply(
+        &self,
+        turn: Turn,
+        read: Vec<(Batch, Vec<Checkpoint>)>,
+        steps: &mut Vec<Step>,
+    ) -> Result<bool, StorageError> {
+        let pairs: Vec<_> = read.iter().map(|(batch, _)| batch.pairs()).collect();
+        let mut folded = Vec::new();
+        for ((batch, checkpoints), pairs) in read.iter().zip(&pairs) {
+            for at in checkpoints {
+                folded.push((batch, at, changes(at.projection, pairs).await));
+            }
+        }
+        let Some(mut transaction) = turn.write().await? else {
+            return Ok(false);
+        };
+        for (batch, at, changes) in folded {
+            let to = Checkpoint {
+                position: batch.end,
+                hash: batch.end_hash.clone(),
+                epoch: at.head_epoch,
+                error: None,
+                ..at.clone()
+            };
+            let outcome = match changes {
+                Err(unreadable) => Outcome::Stopped {
+                    at: at.clone(),
+                    why: unreadable.into(),
+                },
+                Ok(changes) => match write(&mut transaction, &changes, &to).await? {
+                    None => Outcome::Moved {
+                        to,
+                        events: batch.events,
+                    },
+                    Some(refused) => Outcome::Stopped {
+                        at: at.clone(),
+                        why: Trouble::Refused(refused),
+                    },
+                },
+            };
+            steps.push(Step {
+                projection: at.projection,
+                outcome,
+            });
+        }
+        transaction.commit().await?;
+        Ok(true)
+    }
+
+    async fn read(
+        &self,
+        partition: Partition,
+        after: Position,
+        hash: &[u8],
+        events_max: i64,
+    ) -> Result<Read, StorageError> {
+        // The last event that was read is read again: its hash says whether this is the same ledger.
+        let from = Position((after.0 - 1).max(0));
+        let overlap = after.0 - from.0;
+        let mut log = self
+            .storage
+            .log(partition, from, events_max + overlap)
+            .await?;
+        if overlap > 0 {
+            let is_same = log
+                .first()
+                .is_some_and(|known| known.position == after && known.hash == hash);
+            if !is_same {
+                return Ok(Read::Fork);
+            }
+            log.remove(0);
+        }
+        if log.is_empty() {
+            return Ok(Read::Nothing);
+        }
+        Ok(Read::Batch(self.load(partition, after, log).await?))
+    }
+
+    /// The streams of some events that follow each other, each from its beginning.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when the database failed, or lacks an event.
+    pub async fn load(
+        &self,
+        partition: Partition,
+        after: Position,
+        log: Vec<RecordedEvent>,
+    ) -> Result<Batch, StorageError> {
+        let events = log.len();
+        let end = log.last().map_or(after, |last| last.position);
+        let end_hash = log.last().map(|last| last.hash.clone()).unwrap_or_default();
+        let mut index: HashMap<(String, StreamId), usize> = HashMap::new();
+        let mut streams: Vec<Loaded> = Vec::new();
+        for event in log {
+            let event: crate::ledger::record::StreamEvent = event.into();
+            let place = *index
+                .entry((event.tenant_id.clone(), event.stream_id))
+                .or_insert_with(|| {
+                    streams.push(Loaded {
+                        tenant_id: event.tenant_id,
+                        stream_id: event.stream_id,
+                        events: Vec::new(),
+                        before: 0,
+                    });
+                    streams.len() - 1
+                });
+            streams[place].events.push(event.event);
+        }
+        let begun_before: Vec<StreamKey> = streams
+            .iter()
+            .filter(|stream| {
+                stream
+                    .events
+                    .first()
+                    .is_some_and(|first| first.sequence.0 > 1)
+            })
+            .map(|stream| stream.key(partition))
+            .collect::<Result<_, _>>()?;
+        if !begun_before.is_empty() {
+            let mut earlier: HashMap<(String, StreamId), Vec<PlainEvent>> = HashMap::new();
+            for event in self.storage.streams(&begun_before).await? {
+                if event.position <= after {
+                    let event: crate::ledger::record::StreamEvent = event.into();
+                    earlier
+                        .entry((event.tenant_id, event.stream_id))
+                        .or_default()
+                        .push(event.event);
+                }
+            }
+            for (place, mut events) in earlier {
+                if let Some(stream) = index.get(&place).map(|index| &mut streams[*index]) {
+                    stream.before = events.len();
+                    events.append(&mut stream.events);
+                    stream.events = events;
+                }
+            }
+        }
+        Ok(Batch {
+            partition,
+            streams,
+            end,
+            end_hash,
+            events,
+        })
+    }
+}
+
+impl Loaded {
+    fn key(&self, partition: Partition) -> Result<StreamKey, StorageError> {
+        let tenant_id = TenantId::new(&self.tenant_id).map_err(|_| StorageError::Damaged {
+            table: "events",
+            detail: format!("a tenant called `{}`", self.tenant_id),
+        })?;
+        Ok(StreamKey {
+            partition,
+            tenant_id,
+            stream_id: self.stream_id,
+        })
+    }
+}
+
+/// One stream before a batch, if it was there, and after it.
+pub type Pair<'a> = (Option<Stream<'a>>, Stream<'a>);
+
+impl Batch {
+    /// Each stream as it was before, if it was there, and as it is.
+    pub fn pairs(&self) -> Vec<Pair<'_>> {
+        let rule = PrecedenceRule::default();
+        self.streams
+            .iter()
+            .map(|loaded| {
+                let stream = |events| {
+                    let Loaded {
+                        tenant_id,
+                        stream_id,
+                        ..
+                    } = loaded;
+                    Stream::new(self.partition, tenant_id, *stream_id, events, rule)
+                };
+                let before = (loaded.before > 0).then(|| stream(&loaded.events[..loaded.before]));
+                (before, stream(&loaded.events))
+            })
+            .collect()
+    }
+}
+
+/// What a batch changes in one projection's tables. Folding keeps a processor busy, so others on
+/// this thread get their turn now and then.
+pub async fn changes<'a>(
+    projection: Projection,
+    pairs: &'a [Pair<'a>],
+) -> Result<Vec<Changes<'a>>, Unreadable> {
+    for pairs in pairs.chunks(STREAMS_AT_ONCE) {
+        for (before, now) in pairs {
+            if let Some(before) = before {
+                projection.prepare(before)?;
+            }
+            projection.prepare(now)?;
+        }
+        tokio::task::yield_now().await;
+    }
+    projection.changes(pairs)
+}
+
+/// Writes changes and moves the checkpoint. `Some` if the database refuses the rows: then nothing
+/// was written.
+async fn write(
+    transaction: &mut Transaction,
+    changes: &[Changes<'_>],
+    to: &Checkpoint,
+) -> Result<Option<StorageError>, StorageError> {
+    transaction.savepoint().await?;
+    for changes in changes {
+        match transaction.write(Place::Live, changes).await {
+            Ok(()) => {}
+            Err(refused @ (StorageError::Rejected(_) | StorageError::Damaged { .. })) => {
+                transaction.end_savepoint(false).await?;
+                return Ok(Some(refused));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    transaction.move_checkpoint(to).await?;
+    transaction.end_savepoint(true).await?;
+    Ok(None)
+}

@@ -1,0 +1,337 @@
+//! How far each projection has come, and whose turn it is.
+
+use sqlx::Row;
+
+use super::{Pools, Store, Transaction, in_both};
+use crate::domain::time::Timestamp;
+use crate::ledger::chain::GENESIS;
+use crate::ledger::record::{Partition, Position};
+use crate::ledger::storage::StorageError;
+use crate::projections::projection::Projection;
+
+/// How far one projection has come in one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    pub partition: Partition,
+    pub projection: Projection,
+    pub version: i32,
+    /// Of the last event in its tables.
+    pub position: Position,
+    /// The chain hash there.
+    pub hash: Vec<u8>,
+    pub epoch: uuid::Uuid,
+    /// Why it stopped.
+    pub error: Option<String>,
+    /// Where the partition ends, and its epoch, when this was read.
+    pub head: Position,
+    pub head_epoch: uuid::Uuid,
+}
+
+/// A checkpoint, with what operators ask next.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    pub checkpoint: Checkpoint,
+    pub failed_at: Option<Timestamp>,
+    /// When the first event was recorded that is not in the tables yet.
+    pub waiting_since: Option<Timestamp>,
+}
+
+/// A partition's checkpoints, held for the next step.
+#[derive(Debug)]
+pub struct Turn {
+    pub checkpoints: Vec<Checkpoint>,
+    held: Held,
+}
+
+#[derive(Debug)]
+enum Held {
+    /// The rows are locked: nobody else takes this step.
+    Locked(Transaction),
+    /// Everybody may take it. Who comes second finds the checkpoints moved.
+    Open(Store, Partition),
+}
+
+macro_rules! columns {
+    () => {
+        "c.partition, c.projection, c.version, c.position, c.hash, c.epoch, c.error, \
+         h.position AS head, h.epoch AS head_epoch"
+    };
+}
+
+// Projections that are new get their rows; those that have them keep them.
+const ADD: &str = "
+    INSERT INTO projection_checkpoints (partition, projection, version, position, hash, epoch)
+    SELECT partition, $1, $2, 0, $3, epoch
+    FROM partition_heads
+    WHERE TRUE
+    ON CONFLICT (partition, projection) DO NOTHING";
+
+const READ: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM projection_checkpoints AS c
+    JOIN partition_heads AS h ON h.partition = c.partition
+    WHERE c.partition = $1
+    ORDER BY c.projection"
+);
+
+// Who finds them locked does something else: their holder is doing this.
+const LOCK: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM projection_checkpoints AS c
+    JOIN partition_heads AS h ON h.partition = c.partition
+    WHERE c.partition = $1
+    ORDER BY c.projection
+    FOR UPDATE OF c SKIP LOCKED"
+);
+
+const PROGRESS: &str = concat!(
+    "SELECT ",
+    columns!(),
+    ", c.failed_at, e.recorded_at
+    FROM projection_checkpoints AS c
+    JOIN partition_heads AS h ON h.partition = c.partition
+    LEFT JOIN events AS e ON e.partition = c.partition AND e.position = c.position + 1
+    ORDER BY c.projection, c.partition"
+);
+
+const MOVE: &str = "
+    UPDATE projection_checkpoints
+    SET position = $3, hash = $4, epoch = $5, version = $6, error = NULL, failed_at = NULL
+    WHERE partition = $1 AND projection = $2";
+
+const FAIL: &str = "
+    UPDATE projection_checkpoints
+    SET error = $3, failed_at = $4
+    WHERE partition = $1 AND projection = $2 AND position = $5";
+
+/// A checkpoint from its row; `None` for a projection of a newer release.
+macro_rules! checkpoint {
+    ($row:expr) => {{
+        let row = $row;
+        let name: String = row.try_get(1)?;
+        match Projection::from_name(&name) {
+            Some(projection) => Some(Checkpoint {
+                partition: Partition(row.try_get(0)?),
+                projection,
+                version: row.try_get(2)?,
+                position: Position(row.try_get(3)?),
+                hash: row.try_get(4)?,
+                epoch: row.try_get(5)?,
+                error: row.try_get(6)?,
+                head: Position(row.try_get(7)?),
+                head_epoch: row.try_get(8)?,
+            }),
+            None => None,
+        }
+    }};
+}
+
+/// Checkpoints of all rows a statement gives for one partition.
+macro_rules! checkpoints {
+    ($sql:expr, $partition:expr, $database:expr) => {{
+        let rows = sqlx::query($sql)
+            .bind($partition.0)
+            .fetch_all($database)
+            .await?;
+        let mut found = Vec::with_capacity(rows.len());
+        for row in &rows {
+            found.extend(checkpoint!(row));
+        }
+        found
+    }};
+}
+
+impl Store {
+    /// Makes the rows of projections that have none yet.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when the database failed.
+    pub async fn add_checkpoints(&self) -> Result<(), StorageError> {
+        let mut transaction = self.begin().await?;
+        for projection in Projection::ALL {
+            in_both!(&mut transaction, connection => {
+                sqlx::query(ADD)
+                    .bind(projection.name())
+                    .bind(projection.version())
+                    .bind(GENESIS.as_slice())
+                    .execute(&mut **connection)
+                    .await?;
+            });
+        }
+        transaction.commit().await
+    }
+
+    /// Begins a step in a partition. `None` if somebody else is at it.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when the database failed.
+    pub async fn turn(&self, partition: Partition) -> Result<Option<Turn>, StorageError> {
+        let turn = match &self.pools {
+            Pools::Postgres(_) => {
+                let mut transaction = self.begin().await?;
+                let checkpoints = match &mut transaction {
+                    Transaction::Postgres(connection) => {
+                        checkpoints!(LOCK, partition, &mut **connection)
+                    }
+                    Transaction::Sqlite(_) => Vec::new(),
+                };
+                Turn {
+                    checkpoints,
+                    held: Held::Locked(transaction),
+                }
+            }
+            // A write lock would be held while events are read and folded: nobody could append.
+            Pools::Sqlite { reading, .. } => Turn {
+                checkpoints: checkpoints!(READ, partition, reading),
+                held: Held::Open(self.clone(), partition),
+            },
+        };
+        Ok((!turn.checkpoints.is_empty()).then_some(turn))
+    }
+
+    /// Every checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when the database failed.
+    pub async fn progress(&self) -> Result<Vec<Progress>, StorageError> {
+        macro_rules! read {
+            ($pool:expr) => {{
+                let rows = sqlx::query(PROGRESS).fetch_all($pool).await?;
+                let mut found = Vec::with_capacity(rows.len());
+                for row in &rows {
+                    let Some(checkpoint) = checkpoint!(row) else {
+                        continue;
+                    };
+                    let time = |micros: Option<i64>| micros.map(Timestamp::from_micros_clamped);
+                    found.push(Progress {
+                        checkpoint,
+                        failed_at: time(row.try_get(9)?),
+                        waiting_since: time(row.try_get(10)?),
+                    });
+                }
+                found
+            }};
+        }
+        Ok(match &self.pools {
+            Pools::Postgres(pool) => read!(pool),
+            Pools::Sqlite { reading, .. } => read!(reading),
+        })
+    }
+
+    /// One partition's checkpoints, without holding them.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when the database failed.
+    pub async fn checkpoints(&self, partition: Partition) -> Result<Vec<Checkpoint>, StorageError> {
+        Ok(match &self.pools {
+            Pools::Postgres(pool) => checkpoints!(READ, partition, pool),
+            Pools::Sqlite { reading, .. } => checkpoints!(READ, partition, reading),
+        })
+    }
+
+    /// Notes why a projection stopped, unless it has gone on since.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when the database failed.
+    pub async fn fail(
+        &self,
+        checkpoint: &Checkpoint,
+        error: &str,
+        at: Timestamp,
+    ) -> Result<(), StorageError> {
+        let mut transaction = self.begin().await?;
+        in_both!(&mut transaction, connection => {
+            sqlx::query(FAIL)
+                .bind(checkpoint.partition.0)
+                .bind(checkpoint.projection.name())
+                .bind(error)
+                .bind(at.as_micros())
+                .bind(checkpoint.position.0)
+                .execute(&mut **connection)
+                .await?;
+        });
+        transaction.commit().await
+    }
+}
+
+impl Turn {
+    /// Begins to write. `None` if somebody else has taken the step meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when the database failed.
+    pub async fn write(self) -> Result<Option<Transaction>, StorageError> {
+        let (store, partition) = match self.held {
+            Held::Locked(transaction) => return Ok(Some(transaction)),
+            Held::Open(store, partition) => (store, partition),
+        };
+        let mut transaction = store.begin().await?;
+        let standing = transaction.checkpoints(partition).await?;
+        let place = |checkpoint: &Checkpoint| {
+            (
+                checkpoint.projection,
+                checkpoint.position,
+                checkpoint.version,
+            )
+        };
+        let same = standing
+            .iter()
+            .map(place)
+            .eq(self.checkpoints.iter().map(place));
+        Ok(same.then_some(transaction))
+    }
+}
+
+impl Transaction {
+    /// One partition's checkpoints; on PostgreSQL held until the transaction's end, waiting for
+    /// whoever holds them now.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when the database failed.
+    pub async fn checkpoints(
+        &mut self,
+        partition: Partition,
+    ) -> Result<Vec<Checkpoint>, StorageError> {
+        const WAIT: &str = concat!(
+            "SELECT ",
+            columns!(),
+            " FROM projection_checkpoints AS c
+            JOIN partition_heads AS h ON h.partition = c.partition
+            WHERE c.partition = $1
+            ORDER BY c.projection
+            FOR UPDATE OF c"
+        );
+        Ok(match self {
+            Self::Postgres(connection) => checkpoints!(WAIT, partition, &mut **connection),
+            Self::Sqlite(connection) => checkpoints!(READ, partition, &mut **connection),
+        })
+    }
+
+    /// Moves a checkpoint to an event, and clears what had stopped it.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when the database failed.
+    pub async fn move_checkpoint(&mut self, to: &Checkpoint) -> Result<(), StorageError> {
+        in_both!(self, connection => {
+            sqlx::query(MOVE)
+                .bind(to.partition.0)
+                .bind(to.projection.name())
+                .bind(to.position.0)
+                .bind(to.hash.as_slice())
+                .bind(to.epoch)
+                .bind(to.version)
+                .execute(&mut **connection)
+                .await?;
+        });
+        Ok(())
+    }
+}

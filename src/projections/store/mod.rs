@@ -1,0 +1,291 @@
+//! The read tables in the database: how rows get in and out.
+//!
+//! What the databases agree on is written here, once; `postgres.rs` and `sqlite.rs` hold what
+//! differs, the same functions in the same order.
+
+mod checkpoints;
+mod postgres;
+mod sqlite;
+
+use sqlx::sqlite::{SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{PgPool, Postgres, Sqlite};
+
+use super::changes::Changes;
+use super::table::{Cell, Column, Rows, Table};
+use crate::ledger::database::Database;
+use crate::ledger::storage::StorageError;
+
+pub use checkpoints::{Checkpoint, Progress, Turn};
+
+/// The tables that people read, and the ones that are being built to take their place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    Live,
+    Shadow,
+}
+
+/// The read tables of one database. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pools: Pools,
+}
+
+#[derive(Clone, Debug)]
+enum Pools {
+    Postgres(PgPool),
+    Sqlite {
+        reading: SqlitePool,
+        /// What is lost with the power is derived again, so nobody waits for the disk here.
+        writing: SqlitePool,
+    },
+}
+
+/// A transaction on either database. Dropped, it leaves no trace.
+#[derive(Debug)]
+pub enum Transaction {
+    Postgres(sqlx::Transaction<'static, Postgres>),
+    Sqlite(sqlx::Transaction<'static, Sqlite>),
+}
+
+/// Runs the same code on either transaction.
+macro_rules! in_both {
+    ($transaction:expr, $connection:ident => $body:expr) => {
+        match $transaction {
+            $crate::projections::store::Transaction::Postgres($connection) => $body,
+            $crate::projections::store::Transaction::Sqlite($connection) => $body,
+        }
+    };
+}
+use in_both;
+
+/// Most connections for projections and rebuilds in one SQLite file: one writes at a time anyway.
+const SQLITE_WRITERS: u32 = 2;
+
+impl Store {
+    pub fn new(database: &Database) -> Self {
+        let pools = match database {
+            Database::Postgres { pool, .. } => Pools::Postgres(pool.clone()),
+            Database::Sqlite { pool, options, .. } => {
+                let options = options
+                    .as_ref()
+                    .clone()
+                    .synchronous(SqliteSynchronous::Normal);
+                Pools::Sqlite {
+                    reading: pool.clone(),
+                    writing: SqlitePoolOptions::new()
+                        .max_connections(SQLITE_WRITERS)
+                        .connect_lazy_with(options),
+                }
+            }
+        };
+        Self { pools }
+    }
+
+    /// One writer at a time in the whole database.
+    pub fn has_one_writer(&self) -> bool {
+        matches!(self.pools, Pools::Sqlite { .. })
+    }
+
+    /// Begins a transaction that writes. Its end need not reach the disk at once: what is derived
+    /// can be derived again, and checkpoint and rows are lost or kept together.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Unavailable`] when the database does not answer.
+    pub async fn begin(&self) -> Result<Transaction, StorageError> {
+        match &self.pools {
+            Pools::Postgres(pool) => {
+                let mut transaction = pool.begin().await?;
+                sqlx::query("SET LOCAL synchronous_commit = off")
+                    .execute(&mut *transaction)
+                    .await?;
+                Ok(Transaction::Postgres(transaction))
+            }
+            Pools::Sqlite { writing, .. } => {
+                let transaction = writing.begin_with("BEGIN IMMEDIATE").await?;
+                Ok(Transaction::Sqlite(transaction))
+            }
+        }
+    }
+
+    /// Begins a transaction that only reads, and sees one moment throughout.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Unavailable`] when the database does not answer.
+    pub async fn snapshot(&self) -> Result<Transaction, StorageError> {
+        match &self.pools {
+            Pools::Postgres(pool) => {
+                let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+                Ok(Transaction::Postgres(pool.begin_with(begin).await?))
+            }
+            Pools::Sqlite { reading, .. } => Ok(Transaction::Sqlite(reading.begin().await?)),
+        }
+    }
+
+    /// Runs a query that was put together for both databases, with `$1`, `$2` for its arguments.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when the database failed.
+    pub async fn select(
+        &self,
+        sql: &str,
+        arguments: &[Cell<'_>],
+        columns: &[Column],
+    ) -> Result<Vec<Vec<Cell<'static>>>, StorageError> {
+        match &self.pools {
+            Pools::Postgres(pool) => postgres::select(pool, sql, arguments, columns).await,
+            Pools::Sqlite { reading, .. } => sqlite::select(reading, sql, arguments, columns).await,
+        }
+    }
+
+    /// Closes what this made for itself.
+    pub async fn close(&self) {
+        if let Pools::Sqlite { writing, .. } = &self.pools {
+            writing.close().await;
+        }
+    }
+}
+
+impl Transaction {
+    /// # Errors
+    ///
+    /// [`StorageError`] when nobody knows whether it was kept.
+    pub async fn commit(self) -> Result<(), StorageError> {
+        in_both!(self, transaction => Ok(transaction.commit().await?))
+    }
+
+    /// Makes the changes of one table.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when the database refuses or fails.
+    pub async fn write(&mut self, place: Place, changes: &Changes<'_>) -> Result<(), StorageError> {
+        match self {
+            Self::Postgres(transaction) => {
+                postgres::delete(transaction, place, &changes.gone).await?;
+                postgres::write(transaction, place, &changes.rows).await
+            }
+            Self::Sqlite(transaction) => {
+                sqlite::delete(transaction, place, &changes.gone).await?;
+                sqlite::write(transaction, place, &changes.rows).await
+            }
+        }
+    }
+
+    /// Adds rows that are not there yet, as fast as the database takes them.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when the database refuses or fails.
+    pub async fn copy(&mut self, place: Place, rows: &Rows<'_>) -> Result<(), StorageError> {
+        match self {
+            Self::Postgres(transaction) => postgres::copy(transaction, place, rows).await,
+            Self::Sqlite(transaction) => sqlite::copy(transaction, place, rows).await,
+        }
+    }
+
+    /// As [`Store::select`], within the transaction.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when the database failed.
+    pub async fn select(
+        &mut self,
+        sql: &str,
+        arguments: &[Cell<'_>],
+        columns: &[Column],
+    ) -> Result<Vec<Vec<Cell<'static>>>, StorageError> {
+        match self {
+            Self::Postgres(transaction) => {
+                postgres::select(&mut **transaction, sql, arguments, columns).await
+            }
+            Self::Sqlite(transaction) => {
+                sqlite::select(&mut **transaction, sql, arguments, columns).await
+            }
+        }
+    }
+
+    /// Begins a part that can be undone alone.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when the database failed.
+    pub async fn savepoint(&mut self) -> Result<(), StorageError> {
+        self.execute("SAVEPOINT part").await
+    }
+
+    /// Ends the part; `keep` says whether it is kept.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when the database failed.
+    pub async fn end_savepoint(&mut self, keep: bool) -> Result<(), StorageError> {
+        if !keep {
+            self.execute("ROLLBACK TO SAVEPOINT part").await?;
+        }
+        self.execute("RELEASE SAVEPOINT part").await
+    }
+
+    /// Runs a statement without arguments or answer. It must not hold anything from outside.
+    pub(super) async fn execute(&mut self, sql: &str) -> Result<(), StorageError> {
+        let sql = sqlx::AssertSqlSafe(sql.to_owned());
+        in_both!(self, transaction => {
+            sqlx::raw_sql(sql).execute(&mut **transaction).await?;
+        });
+        Ok(())
+    }
+}
+
+impl Place {
+    /// A table's name there.
+    pub fn table(self, table: &Table) -> String {
+        match self {
+            Self::Live => table.name.to_owned(),
+            Self::Shadow => format!("{}_shadow", table.name),
+        }
+    }
+}
+
+/// What is done with a row that is there already.
+fn on_conflict(place: Place, table: &Table) -> String {
+    use super::table::Writing;
+
+    let name = place.table(table);
+    let values: Vec<String> = table
+        .value_columns()
+        .iter()
+        .map(|column| match table.writing {
+            Writing::Replace => format!("{0} = EXCLUDED.{0}", column.name),
+            Writing::Add => format!("{0} = {name}.{0} + EXCLUDED.{0}", column.name),
+        })
+        .collect();
+    format!(
+        "ON CONFLICT ({}) DO UPDATE SET {}",
+        Table::names(table.key_columns()),
+        values.join(", ")
+    )
+}
+
+/// Of a table that adds up: rows that may have come to nothing.
+fn may_be_empty(rows: &Rows<'_>) -> bool {
+    use super::table::Writing;
+
+    let key = rows.table.key;
+    rows.table.writing == Writing::Add
+        && rows
+            .iter()
+            .any(|row| row[key..].iter().any(|cell| cell.as_int() < Some(0)))
+}
+
+/// That every value beside the key is zero.
+fn is_empty_row(place: Place, table: &Table) -> String {
+    let name = place.table(table);
+    let zero: Vec<String> = table
+        .value_columns()
+        .iter()
+        .map(|column| format!("{name}.{} = 0", column.name))
+        .collect();
+    zero.join(" AND ")
+}
