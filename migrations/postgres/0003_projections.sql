@@ -224,6 +224,8 @@ CREATE TABLE projection_rebuilds (
     partition smallint,
     state text NOT NULL CONSTRAINT rebuild_state_is_known
         CHECK (state IN ('running', 'done', 'failed', 'cancelled')),
+    -- What it is at: filling, indexing, catching_up, comparing or swapping.
+    phase text NOT NULL,
     error text,
     checksum_equal boolean,
     started_at bigint NOT NULL,

@@ -223,6 +223,8 @@ CREATE TABLE projection_rebuilds (
     partition INTEGER,
     state TEXT NOT NULL CONSTRAINT rebuild_state_is_known
         CHECK (state IN ('running', 'done', 'failed', 'cancelled')),
+    -- What it is at: filling, indexing, catching_up, comparing or swapping.
+    phase TEXT NOT NULL,
     error TEXT,
     checksum_equal INTEGER,
     started_at INTEGER NOT NULL,

@@ -26,6 +26,7 @@ pub mod openapi;
 pub mod operation;
 pub mod page;
 pub mod quarantine;
+pub mod rebuilds;
 pub mod request;
 pub mod schema;
 pub mod sources;
@@ -78,6 +79,7 @@ fn documented() -> OpenApiRouter<ApiState> {
         .routes(routes!(keys::create, keys::list))
         .routes(routes!(keys::show, keys::revoke))
         .routes(routes!(ledger::show))
+        .routes(routes!(rebuilds::begin, rebuilds::show, rebuilds::cancel))
         .routes(routes!(operation::healthz))
         .routes(routes!(operation::readyz))
         .routes(routes!(operation::metrics))

@@ -11,6 +11,7 @@ mod keys;
 mod migrate;
 mod output;
 mod progress;
+mod projections;
 mod serve;
 mod tenants;
 mod verify;
@@ -69,6 +70,8 @@ enum Command {
     Tenants(tenants::Arguments),
     #[command(subcommand)]
     Keys(keys::Arguments),
+    #[command(subcommand)]
+    Projections(projections::Arguments),
     Verify(verify::Arguments),
     Import(import::Arguments),
     Demo(demo::Arguments),
@@ -142,7 +145,7 @@ fn run(cli: Cli) -> anyhow::Result<Done> {
 impl Command {
     /// Whoever checks the chain need not be able to read what is sealed in it.
     fn needs_master_key(&self) -> bool {
-        !matches!(self, Self::Verify(_))
+        !matches!(self, Self::Verify(_) | Self::Projections(_))
     }
 
     /// Runs on, and logs what it does: the demo shows that in its own way.
@@ -156,6 +159,7 @@ impl Command {
             Self::Migrate(arguments) => migrate::run(given, &arguments).await,
             Self::Tenants(arguments) => tenants::run(given, arguments).await,
             Self::Keys(arguments) => keys::run(given, arguments).await,
+            Self::Projections(arguments) => projections::run(given, arguments).await,
             Self::Verify(arguments) => verify::run(given, &arguments).await,
             Self::Import(arguments) => import::run(given, &arguments).await,
             Self::Demo(arguments) => demo::run(given, &arguments).await,

@@ -47,6 +47,20 @@ impl Progress {
 
     pub(super) fn add(&mut self, count: u64) {
         self.done += count;
+        self.show();
+    }
+
+    /// So much is done, of so much.
+    pub(super) fn reach(&mut self, done: u64, total: u64) {
+        self.done = done;
+        self.total = Some(total);
+        if let Some(bar) = &self.bar {
+            bar.set_length(total);
+        }
+        self.show();
+    }
+
+    fn show(&mut self) {
         if let Some(bar) = &self.bar {
             bar.set_position(self.done);
         } else if Instant::now() >= self.next_line {

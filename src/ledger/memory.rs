@@ -9,10 +9,10 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::batch::{Plan, Questions};
 use super::chain::GENESIS;
-use super::record::{Head, Partition, Position, RecordedEvent, StreamKey};
+use super::record::{Head, Partition, Position, RecordedEvent, StreamEvent, StreamKey};
 use super::storage::{
     BatchWriter, BrokenStream, DataKeyPlace, Found, IdempotencyPlace, IdempotencyRecord, LogQuery,
-    Storage, StorageError, StoredDataKey,
+    Storage, StorageError, StoredDataKey, StreamQuery,
 };
 use crate::domain::ids::{Sequence, StreamId, TenantId};
 use crate::domain::time::Timestamp;
@@ -101,6 +101,25 @@ impl Storage for MemoryStorage {
             .take(limit)
             .cloned()
             .collect())
+    }
+
+    async fn by_stream(&self, query: &StreamQuery) -> Result<Vec<StreamEvent>, StorageError> {
+        let tables = self.tables.lock().await;
+        let place =
+            |event: &RecordedEvent| (event.tenant_id.clone(), event.stream_id, event.sequence);
+        let (tenant_id, stream_id, sequence) = query.begins_after();
+        let after = (tenant_id.to_owned(), stream_id, sequence);
+        let is_wanted = |event: &&RecordedEvent| {
+            let own = query.tenant_id.as_ref();
+            event.position <= query.until
+                && place(event) > after
+                && own.is_none_or(|tenant_id| tenant_id.as_str() == event.tenant_id)
+        };
+        let events = tables.events.get(&query.partition).into_iter().flatten();
+        let mut events: Vec<_> = events.filter(is_wanted).cloned().collect();
+        events.sort_unstable_by_key(place);
+        events.truncate(usize::try_from(query.limit).unwrap_or_default());
+        Ok(events.into_iter().map(StreamEvent::from).collect())
     }
 
     async fn heads(&self) -> Result<Vec<Head>, StorageError> {

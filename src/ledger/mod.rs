@@ -24,7 +24,7 @@ mod postgres;
 pub mod record;
 pub mod recordable;
 pub mod registry;
-mod rows;
+pub(crate) mod rows;
 pub mod sealing;
 mod session;
 mod sqlite;

@@ -15,11 +15,16 @@ use sqlx::postgres::{
 use sqlx::{AssertSqlSafe, ConnectOptions, Executor, Row};
 
 use super::batch::{Plan, Questions};
-use super::record::{Head, LedgerPosition, Partition, Position, RecordedEvent, StreamKey};
-use super::rows::{event_columns, head, idempotency_record, recorded_event, stored_data_key};
+use super::record::{
+    Head, LedgerPosition, Partition, Position, RecordedEvent, StreamEvent, StreamKey,
+};
+use super::rows::{
+    event_columns, head, idempotency_record, recorded_event, stored_data_key, stream_event,
+    stream_event_columns,
+};
 use super::storage::{
     Announcements, BatchWriter, BrokenStream, DataKeyPlace, Found, IdempotencyPlace,
-    IdempotencyRecord, LogQuery, Storage, StorageError, StoredDataKey,
+    IdempotencyRecord, LogQuery, Storage, StorageError, StoredDataKey, StreamQuery,
 };
 use crate::domain::ids::{EventId, Sequence, StreamId, SubscriberId, TenantId};
 use crate::telemetry::ErrorChain;
@@ -80,6 +85,28 @@ const TENANT_LOG: &str = concat!(
         AND (cardinality($8::text[]) = 0 OR e.subscriber_id = ANY($8))
     ORDER BY e.position
     LIMIT $9"
+);
+
+const BY_STREAM: &str = concat!(
+    "SELECT ",
+    stream_event_columns!(),
+    " FROM events AS e
+    WHERE e.partition = $1
+        AND (e.tenant_id, e.stream_id, e.sequence) > ($2, $3, $4)
+        AND e.position <= $5
+    ORDER BY e.tenant_id, e.stream_id, e.sequence
+    LIMIT $6"
+);
+
+const TENANT_BY_STREAM: &str = concat!(
+    "SELECT ",
+    stream_event_columns!(),
+    " FROM events AS e
+    WHERE e.partition = $1 AND e.tenant_id = $2
+        AND (e.stream_id, e.sequence) > ($3, $4)
+        AND e.position <= $5
+    ORDER BY e.stream_id, e.sequence
+    LIMIT $6"
 );
 
 const HEADS: &str = "
@@ -242,6 +269,35 @@ impl Storage for PostgresStorage {
             .fetch_all(&self.pool)
             .await?;
         rows.iter().map(|row| Ok(recorded_event!(row))).collect()
+    }
+
+    async fn by_stream(&self, query: &StreamQuery) -> Result<Vec<StreamEvent>, StorageError> {
+        // The planner takes the rows for scattered and would rather sort all of them.
+        const ALONG_THE_INDEX: &str = "
+            SET LOCAL enable_seqscan = off;
+            SET LOCAL enable_bitmapscan = off;
+            SET LOCAL enable_sort = off";
+        let mut transaction = self.pool.begin().await?;
+        sqlx::raw_sql(ALONG_THE_INDEX)
+            .execute(&mut *transaction)
+            .await?;
+        let (tenant_id, stream_id, sequence) = query.begins_after();
+        let rows = sqlx::query(
+            query
+                .tenant_id
+                .as_ref()
+                .map_or(BY_STREAM, |_| TENANT_BY_STREAM),
+        )
+        .bind(query.partition.0)
+        .bind(tenant_id)
+        .bind(stream_id.0)
+        .bind(sequence.0)
+        .bind(query.until.0)
+        .bind(query.limit)
+        .fetch_all(&mut *transaction)
+        .await?;
+        transaction.rollback().await?;
+        rows.iter().map(|row| Ok(stream_event!(row))).collect()
     }
 
     async fn heads(&self) -> Result<Vec<Head>, StorageError> {

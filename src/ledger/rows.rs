@@ -43,6 +43,37 @@ macro_rules! recorded_event {
     }};
 }
 
+/// The columns of [`stream_event!`], in its order.
+macro_rules! stream_event_columns {
+    () => {
+        "e.tenant_id, e.stream_id, e.position, e.sequence, e.event_id, e.event_type, \
+         e.schema_version, e.occurred_at, e.recorded_at, e.subscriber_id, \
+         CAST(e.data AS TEXT) AS data"
+    };
+}
+
+macro_rules! stream_event {
+    ($row:expr) => {{
+        use sqlx::Row as _;
+        let row = $row;
+        $crate::ledger::record::StreamEvent {
+            tenant_id: row.try_get(0)?,
+            stream_id: $crate::domain::ids::StreamId(row.try_get(1)?),
+            event: $crate::ledger::record::PlainEvent {
+                position: $crate::ledger::record::Position(row.try_get(2)?),
+                sequence: $crate::domain::ids::Sequence(row.try_get(3)?),
+                event_id: $crate::domain::ids::EventId(row.try_get(4)?),
+                event_type: $crate::ledger::record::PlainEvent::known_type(row.try_get(5)?),
+                schema_version: row.try_get(6)?,
+                occurred_at: row.try_get(7)?,
+                recorded_at: row.try_get(8)?,
+                subscriber_id: row.try_get(9)?,
+                data: row.try_get(10)?,
+            },
+        }
+    }};
+}
+
 macro_rules! head {
     ($row:expr) => {{
         use sqlx::Row as _;
@@ -100,10 +131,14 @@ macro_rules! stored_data_key {
     }};
 }
 
-pub(super) use {event_columns, head, idempotency_record, recorded_event, stored_data_key};
+pub(crate) use head;
+pub(super) use {
+    event_columns, idempotency_record, recorded_event, stored_data_key, stream_event,
+    stream_event_columns,
+};
 
 /// 32 bytes, or the row is damaged.
-pub(super) fn hash(table: &'static str, bytes: Vec<u8>) -> Result<Hash, StorageError> {
+pub(crate) fn hash(table: &'static str, bytes: Vec<u8>) -> Result<Hash, StorageError> {
     let length = bytes.len();
     Hash::try_from(bytes).map_err(|_| StorageError::Damaged {
         table,

@@ -9,11 +9,14 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePool};
 use sqlx::{ConnectOptions, Executor, QueryBuilder, Row, Sqlite};
 
 use super::batch::{Plan, PlannedEvent, Questions};
-use super::record::{Head, Partition, Position, RecordedEvent, StreamKey};
-use super::rows::{event_columns, head, idempotency_record, recorded_event, stored_data_key};
+use super::record::{Head, Partition, Position, RecordedEvent, StreamEvent, StreamKey};
+use super::rows::{
+    event_columns, head, idempotency_record, recorded_event, stored_data_key, stream_event,
+    stream_event_columns,
+};
 use super::storage::{
     BatchWriter, BrokenStream, DataKeyPlace, Found, IdempotencyPlace, IdempotencyRecord, LogQuery,
-    Storage, StorageError, StoredDataKey,
+    Storage, StorageError, StoredDataKey, StreamQuery,
 };
 use crate::domain::ids::{EventId, Sequence, StreamId, SubscriberId, TenantId};
 
@@ -61,6 +64,28 @@ const TENANT_LOG: &str = concat!(
         AND (json_array_length($8) = 0 OR e.subscriber_id IN (SELECT value FROM json_each($8)))
     ORDER BY e.position
     LIMIT $9"
+);
+
+const BY_STREAM: &str = concat!(
+    "SELECT ",
+    stream_event_columns!(),
+    " FROM events AS e INDEXED BY event_is_alone_at_its_sequence
+    WHERE e.partition = $1
+        AND (e.tenant_id, e.stream_id, e.sequence) > ($2, $3, $4)
+        AND e.position <= $5
+    ORDER BY e.tenant_id, e.stream_id, e.sequence
+    LIMIT $6"
+);
+
+const TENANT_BY_STREAM: &str = concat!(
+    "SELECT ",
+    stream_event_columns!(),
+    " FROM events AS e INDEXED BY event_is_alone_at_its_sequence
+    WHERE e.partition = $1 AND e.tenant_id = $2
+        AND (e.stream_id, e.sequence) > ($3, $4)
+        AND e.position <= $5
+    ORDER BY e.stream_id, e.sequence
+    LIMIT $6"
 );
 
 const HEADS: &str = "
@@ -176,6 +201,25 @@ impl Storage for SqliteStorage {
             .fetch_all(&self.pool)
             .await?;
         rows.iter().map(|row| Ok(recorded_event!(row))).collect()
+    }
+
+    async fn by_stream(&self, query: &StreamQuery) -> Result<Vec<StreamEvent>, StorageError> {
+        let (tenant_id, stream_id, sequence) = query.begins_after();
+        let rows = sqlx::query(
+            query
+                .tenant_id
+                .as_ref()
+                .map_or(BY_STREAM, |_| TENANT_BY_STREAM),
+        )
+        .bind(query.partition.0)
+        .bind(tenant_id)
+        .bind(stream_id.0)
+        .bind(sequence.0)
+        .bind(query.until.0)
+        .bind(query.limit)
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter().map(|row| Ok(stream_event!(row))).collect()
     }
 
     async fn heads(&self) -> Result<Vec<Head>, StorageError> {

@@ -10,7 +10,9 @@ use std::fmt;
 use async_trait::async_trait;
 
 use super::batch::{Plan, Questions};
-use super::record::{Hash, Head, LedgerPosition, Partition, Position, RecordedEvent, StreamKey};
+use super::record::{
+    Hash, Head, LedgerPosition, Partition, Position, RecordedEvent, StreamEvent, StreamKey,
+};
 use crate::domain::ids::{EventId, Sequence, StreamId, TenantId};
 use crate::domain::time::Timestamp;
 
@@ -47,6 +49,10 @@ pub trait Storage: Send + Sync + fmt::Debug {
 
     /// Up to `limit` of one tenant's events after a position that pass the filter, in order.
     async fn tenant_log(&self, query: &LogQuery) -> Result<Vec<RecordedEvent>, StorageError>;
+
+    /// Up to `limit` events of a partition in the order of streams: by tenant, stream and sequence.
+    /// Whoever wants to see each stream whole, and only once, reads on from page to page.
+    async fn by_stream(&self, query: &StreamQuery) -> Result<Vec<StreamEvent>, StorageError>;
 
     /// Every partition's head, in order.
     async fn heads(&self) -> Result<Vec<Head>, StorageError>;
@@ -146,6 +152,31 @@ pub struct LogQuery {
     /// By `recorded_at`, exclusive.
     pub to: Timestamp,
     pub limit: i64,
+}
+
+/// Which events are wanted in the order of streams.
+#[derive(Clone, Debug)]
+pub struct StreamQuery {
+    pub partition: Partition,
+    /// `None` for all.
+    pub tenant_id: Option<TenantId>,
+    /// The stream after which to begin.
+    pub after: Option<(String, StreamId)>,
+    /// Up to and including.
+    pub until: Position,
+    pub limit: i64,
+}
+
+impl StreamQuery {
+    /// The event after which to begin.
+    pub(super) fn begins_after(&self) -> (&str, StreamId, Sequence) {
+        let first = StreamId(uuid::Uuid::nil());
+        match (&self.after, &self.tenant_id) {
+            (Some((tenant_id, stream_id)), _) => (tenant_id, *stream_id, Sequence(i64::MAX)),
+            (None, Some(tenant_id)) => (tenant_id.as_str(), first, Sequence(0)),
+            (None, None) => ("", first, Sequence(0)),
+        }
+    }
 }
 
 /// A stream whose sequences have a gap or do not begin at 1.

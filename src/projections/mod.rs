@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod notification_logs;
 pub mod notifications;
 mod projection;
+pub mod rebuild;
 mod runner;
 pub mod step;
 pub mod store;
@@ -27,6 +28,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::clock::Surroundings;
@@ -60,6 +62,8 @@ struct Inner {
     ledger_appended: Appended,
     /// How far each projection has come, as this process knows.
     reached: BTreeMap<Projection, Appended>,
+    /// Somebody in this process asked for a rebuild.
+    rebuild_wanted: Arc<Notify>,
     surroundings: Surroundings,
     metrics: Metrics,
 }
@@ -72,16 +76,55 @@ impl Projections {
         surroundings: &Surroundings,
         metrics: &Metrics,
     ) -> Self {
+        let storage = Arc::clone(ledger.storage());
+        let appended = ledger.appended().clone();
+        Self::with(
+            database,
+            partitions,
+            storage,
+            appended,
+            surroundings,
+            metrics,
+        )
+    }
+
+    /// For a command beside a server: without lanes, and without the key to what is sealed.
+    pub fn apart(
+        database: &Database,
+        partitions: i16,
+        surroundings: &Surroundings,
+        metrics: &Metrics,
+    ) -> Self {
+        let (storage, appended) = (database.storage(), Appended::default());
+        Self::with(
+            database,
+            partitions,
+            storage,
+            appended,
+            surroundings,
+            metrics,
+        )
+    }
+
+    fn with(
+        database: &Database,
+        partitions: i16,
+        storage: Arc<dyn Storage>,
+        ledger_appended: Appended,
+        surroundings: &Surroundings,
+        metrics: &Metrics,
+    ) -> Self {
         Self {
             inner: Arc::new(Inner {
                 store: Store::new(database),
-                storage: Arc::clone(ledger.storage()),
+                storage,
                 partitions: (0..partitions).map(Partition).collect(),
-                ledger_appended: ledger.appended().clone(),
+                ledger_appended,
                 reached: Projection::ALL
                     .into_iter()
                     .map(|projection| (projection, Appended::default()))
                     .collect(),
+                rebuild_wanted: Arc::default(),
                 surroundings: surroundings.clone(),
                 metrics: metrics.clone(),
             }),
@@ -96,6 +139,7 @@ impl Projections {
     pub async fn start(&self, tasks: &Tasks) -> Result<(), StorageError> {
         self.inner.store.add_checkpoints().await?;
         runner::start(&self.inner, tasks);
+        self.rebuild_in_background(tasks);
         Ok(())
     }
 

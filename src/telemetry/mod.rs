@@ -25,8 +25,7 @@ use crate::config::TelemetryConfig;
 pub use errors::ErrorChain;
 pub use metrics::{
     AppendOutcome, AuthFailure, Cache, HttpInFlight, LiveStream, Metrics, MetricsError,
-    ProjectionPlace,
-    WebhookOutcome,
+    ProjectionPlace, WebhookOutcome,
 };
 pub use trace_parent::{
     InvalidTraceParent, TraceParent, current_trace_parent, set_parent_from, traceparent_for_event,

@@ -5,10 +5,12 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use notification_ledger::domain::ids::{StreamId, TenantId};
 use notification_ledger::ledger::batch::{Plan, Questions};
-use notification_ledger::ledger::record::{Head, Partition, Position, RecordedEvent, StreamKey};
+use notification_ledger::ledger::record::{
+    Head, Partition, Position, RecordedEvent, StreamEvent, StreamKey,
+};
 use notification_ledger::ledger::storage::{
     BatchWriter, BrokenStream, DataKeyPlace, Found, IdempotencyPlace, IdempotencyRecord, LogQuery,
-    Storage, StorageError, StoredDataKey,
+    Storage, StorageError, StoredDataKey, StreamQuery,
 };
 
 /// Events with this correlation id are refused, as a database refuses rows.
@@ -130,6 +132,10 @@ impl Storage for FaultyStorage {
 
     async fn tenant_log(&self, query: &LogQuery) -> Result<Vec<RecordedEvent>, StorageError> {
         self.inner.tenant_log(query).await
+    }
+
+    async fn by_stream(&self, query: &StreamQuery) -> Result<Vec<StreamEvent>, StorageError> {
+        self.inner.by_stream(query).await
     }
 
     async fn heads(&self) -> Result<Vec<Head>, StorageError> {

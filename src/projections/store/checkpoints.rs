@@ -36,6 +36,19 @@ pub struct Progress {
     pub waiting_since: Option<Timestamp>,
 }
 
+impl Checkpoint {
+    /// One word for operators.
+    pub fn state(&self) -> &'static str {
+        if self.version != self.projection.version() {
+            "outdated"
+        } else if self.error.is_some() {
+            "failed"
+        } else {
+            "running"
+        }
+    }
+}
+
 /// A partition's checkpoints, held for the next step.
 #[derive(Debug)]
 pub struct Turn {
@@ -313,6 +326,18 @@ impl Transaction {
             Self::Postgres(connection) => checkpoints!(WAIT, partition, &mut **connection),
             Self::Sqlite(connection) => checkpoints!(READ, partition, &mut **connection),
         })
+    }
+
+    /// One partition's checkpoints, without holding them.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when the database failed.
+    pub async fn look_at_checkpoints(
+        &mut self,
+        partition: Partition,
+    ) -> Result<Vec<Checkpoint>, StorageError> {
+        Ok(in_both!(self, connection => checkpoints!(READ, partition, &mut **connection)))
     }
 
     /// Moves a checkpoint to an event, and clears what had stopped it.

@@ -5,7 +5,10 @@
 
 mod checkpoints;
 mod postgres;
+mod shadow;
 mod sqlite;
+
+use std::time::Duration;
 
 use sqlx::sqlite::{SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{PgPool, Postgres, Sqlite};
@@ -13,6 +16,8 @@ use sqlx::{PgPool, Postgres, Sqlite};
 use super::changes::Changes;
 use super::table::{Cell, Column, Rows, Table};
 use crate::ledger::database::Database;
+use crate::ledger::record::{Head, Partition};
+use crate::ledger::rows::head;
 use crate::ledger::storage::StorageError;
 
 pub use checkpoints::{Checkpoint, Progress, Turn};
@@ -69,7 +74,9 @@ impl Store {
                 let options = options
                     .as_ref()
                     .clone()
-                    .synchronous(SqliteSynchronous::Normal);
+                    .synchronous(SqliteSynchronous::Normal)
+                    // Nothing that is sealed ever gets here, and wiping takes long.
+                    .pragma("secure_delete", "OFF");
                 Pools::Sqlite {
                     reading: pool.clone(),
                     writing: SqlitePoolOptions::new()
@@ -174,6 +181,18 @@ impl Transaction {
         }
     }
 
+    /// Writes rows over those that are there, or adds them up.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when the database refuses or fails.
+    pub async fn add(&mut self, place: Place, rows: &Rows<'_>) -> Result<(), StorageError> {
+        match self {
+            Self::Postgres(transaction) => postgres::write(transaction, place, rows).await,
+            Self::Sqlite(transaction) => sqlite::write(transaction, place, rows).await,
+        }
+    }
+
     /// Adds rows that are not there yet, as fast as the database takes them.
     ///
     /// # Errors
@@ -205,6 +224,53 @@ impl Transaction {
                 sqlite::select(&mut **transaction, sql, arguments, columns).await
             }
         }
+    }
+
+    /// Gives up after waiting for others' locks for so long.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when the database failed.
+    pub async fn limit_waiting(&mut self, patience: Duration) -> Result<(), StorageError> {
+        match self {
+            Self::Postgres(_) => {
+                let limit = format!("SET LOCAL lock_timeout = {}", patience.as_millis());
+                self.execute(&limit).await
+            }
+            // It has the only lock there is.
+            Self::Sqlite(_) => Ok(()),
+        }
+    }
+
+    /// Holds the heads of some partitions (sorted): nothing is appended there until the
+    /// transaction's end.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when the database failed.
+    pub async fn lock_heads(
+        &mut self,
+        partitions: &[Partition],
+    ) -> Result<Vec<Head>, StorageError> {
+        const READ: &str = "
+            SELECT partition, position, hash, epoch, recorded_at
+            FROM partition_heads
+            ORDER BY partition";
+        // Numbers only, so they may be written into the text.
+        let numbers: Vec<String> = partitions.iter().map(ToString::to_string).collect();
+        let lock = format!(
+            "SELECT 1 FROM partition_heads WHERE partition IN ({}) ORDER BY partition FOR UPDATE",
+            numbers.join(", ")
+        );
+        if let Self::Postgres(_) = self {
+            self.execute(&lock).await?;
+        }
+        let mut heads: Vec<Head> = in_both!(self, transaction => {
+            let rows = sqlx::query(READ).fetch_all(&mut **transaction).await?;
+            rows.iter().map(|row| Ok(head!(row))).collect::<Result<_, StorageError>>()?
+        });
+        heads.retain(|head| partitions.contains(&head.partition));
+        Ok(heads)
     }
 
     /// Begins a part that can be undone alone.

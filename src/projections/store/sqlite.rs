@@ -1,5 +1,8 @@
 //! Rows in SQLite. Read beside `postgres.rs`: the same functions in the same order.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use futures_util::TryStreamExt;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, QueryBuilder, Row, Sqlite, SqliteExecutor};
 
@@ -47,6 +50,23 @@ fn cells(row: &SqliteRow, columns: &[Column]) -> Result<Vec<Cell<'static>>, Stor
         })
     };
     columns.iter().enumerate().map(cell).collect()
+}
+
+/// Number and checksum of the rows a query gives.
+pub(super) async fn checksum(
+    connection: &mut SqliteConnection,
+    sql: &str,
+    columns: &[Column],
+) -> Result<(i64, i64), StorageError> {
+    let (mut count, mut sum) = (0, 0);
+    let mut rows = sqlx::query(AssertSqlSafe(sql.to_owned())).fetch(connection);
+    while let Some(row) = rows.try_next().await? {
+        let mut hasher = DefaultHasher::new();
+        cells(&row, columns)?.hash(&mut hasher);
+        count += 1;
+        sum ^= hasher.finish().cast_signed();
+    }
+    Ok((count, sum))
 }
 
 /// Deletes rows by their keys.

@@ -1,0 +1,197 @@
+//! Rebuilding tables from the record, while everybody goes on reading the old ones.
+//!
+//! Shadow tables are filled stream by stream ([`fill`]), indexed, brought up to where the live
+//! tables are, compared with them, and swapped in one transaction ([`worker`]). How far it has come
+//! is kept in the database ([`jobs`]), in the same transactions as the rows: a rebuild that is
+//! interrupted goes on where it was, in whichever process finds it.
+
+pub(crate) mod fill;
+mod jobs;
+mod worker;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::Projections;
+use super::projection::Projection;
+use super::store::Transaction;
+use crate::ledger::record::Partition;
+use crate::ledger::storage::StorageError;
+use crate::tasks::Tasks;
+use crate::telemetry::ErrorChain;
+
+pub use jobs::{Part, Phase, Rebuild, State};
+use worker::{LEASE, Worker, later};
+
+/// How often it is looked for rebuilds whose process is gone.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// What asking for a rebuild led to.
+#[derive(Clone, Debug)]
+pub enum Requested {
+    /// It begins, as part of a group that shares its reads.
+    Begun(Vec<Rebuild>),
+    /// One is running: it stays as it is.
+    Running(Rebuild),
+}
+
+impl Projections {
+    /// Begins to rebuild some projections, sharing one read of the record; `partition` alone or
+    /// all of it. Whoever follows ([`Self::start`]) or works ([`Self::work`]) carries it out.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when the database failed.
+    pub async fn rebuild(
+        &self,
+        projections: &[Projection],
+        partition: Option<Partition>,
+    ) -> Result<Requested, StorageError> {
+        let room = &self.inner;
+        let mut transaction = room.store.begin().await?;
+        transaction.lock_rebuilds().await?;
+        let standing = transaction.rebuilds().await?;
+        let running = standing.into_iter().find(|rebuild| {
+            rebuild.state == State::Running && projections.contains(&rebuild.projection)
+        });
+        if let Some(running) = running {
+            return Ok(Requested::Running(running));
+        }
+        let now = room.surroundings.now();
+        let rebuild_id = room.surroundings.ids.time_ordered();
+        for projection in projections {
+            let new = Rebuild {
+                projection: *projection,
+                rebuild_id,
+                version: projection.version(),
+                partition,
+                state: State::Running,
+                phase: Phase::Filling,
+                error: None,
+                checksum_equal: None,
+                started_at: now,
+                updated_at: now,
+                owner: None,
+                lease_until: now,
+                done: 0,
+                total: 0,
+            };
+            transaction.add_rebuild(&new).await?;
+            transaction.create_shadow(*projection).await?;
+        }
+        transaction.commit().await?;
+        room.rebuild_wanted.notify_waiters();
+        let begun = room.store.rebuilds().await?;
+        Ok(Requested::Begun(
+            begun
+                .into_iter()
+                .filter(|rebuild| rebuild.rebuild_id == rebuild_id)
+                .collect(),
+        ))
+    }
+
+    /// The last rebuild of every projection that had one.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when the database failed.
+    pub async fn rebuilds(&self) -> Result<Vec<Rebuild>, StorageError> {
+        self.inner.store.rebuilds().await
+    }
+
+    /// Ends a running rebuild; its tables go. `None` if none is running.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when the database failed.
+    pub async fn cancel_rebuild(
+        &self,
+        projection: Projection,
+    ) -> Result<Option<Rebuild>, StorageError> {
+        let room = &self.inner;
+        let mut transaction = room.store.begin().await?;
+        transaction.lock_rebuilds().await?;
+        let running =
+            transaction.rebuilds().await?.into_iter().find(|rebuild| {
+                rebuild.projection == projection && rebuild.state == State::Running
+            });
+        let Some(rebuild) = running else {
+            return Ok(None);
+        };
+        let now = room.surroundings.now();
+        transaction
+            .end(&rebuild, State::Cancelled, None, now)
+            .await?;
+        transaction.drop_shadow(projection).await?;
+        transaction.commit().await?;
+        let standing = room.store.rebuilds().await?;
+        Ok(standing
+            .into_iter()
+            .find(|standing| standing.projection == projection))
+    }
+
+    /// Carries out what is to be rebuilt and nobody works on, until nothing of it is left. Says
+    /// whether there was anything.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when the database failed.
+    pub async fn work(&self) -> Result<bool, StorageError> {
+        let mut any = false;
+        while let Some(worker) = self.claim().await? {
+            any = true;
+            worker.run().await;
+        }
+        Ok(any)
+    }
+
+    async fn claim(&self) -> Result<Option<Worker>, StorageError> {
+        let room = &self.inner;
+        let now = room.surroundings.now();
+        let owner = room.surroundings.ids.random();
+        let mut transaction: Transaction = room.store.begin().await?;
+        let group = transaction.claim(owner, now, later(now, LEASE)).await?;
+        if group.is_empty() {
+            return Ok(None);
+        }
+        transaction.commit().await?;
+        Ok(Some(Worker::new(room, owner, group)))
+    }
+
+    /// Carries out rebuilds as they are asked for, here or in a process that is gone.
+    pub(super) fn rebuild_in_background(&self, tasks: &Tasks) {
+        let projections = self.clone();
+        let stopping = tasks.stopping().clone();
+        tasks.spawn(async move {
+            tokio::select! {
+                () = stopping.cancelled() => {}
+                () = projections.follow_rebuilds() => {}
+            }
+        });
+    }
+
+    async fn follow_rebuilds(&self) {
+        // Dropped with this, and what they were at goes on elsewhere, or after the next start.
+        let mut working = tokio::task::JoinSet::new();
+        let wanted: Arc<Notify> = Arc::clone(&self.inner.rebuild_wanted);
+        loop {
+            let woken = wanted.notified();
+            loop {
+                match self.claim().await {
+                    Ok(Some(worker)) => {
+                        working.spawn(worker.run());
+                    }
+                    Ok(None) => break,
+                    Err(error) => {
+                        tracing::debug!(error = %ErrorChain(&error), "no rebuild was looked for");
+                        break;
+                    }
+                }
+            }
+            while working.try_join_next().is_some() {}
+            let _ = tokio::time::timeout(LOOK, woken).await;
+        }
+    }
+}

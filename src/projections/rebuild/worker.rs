@@ -1,0 +1,517 @@
+//! Carries a rebuild out: fill, index, catch up, compare, swap.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::Inner;
+use super::super::projection::Projection;
+use super::super::step::{self, STEP_EVENTS_MAX, Stepper};
+use super::super::store::{Checkpoint, Place, Transaction};
+use super::super::stream::Unreadable;
+use super::fill;
+use super::jobs::{Part, Phase, Rebuild, State};
+use crate::domain::time::Timestamp;
+use crate::ledger::record::{Partition, Position};
+use crate::ledger::storage::{Storage, StorageError};
+use crate::telemetry::ErrorChain;
+
+/// How long a process that does not answer any more keeps a rebuild to itself.
+pub(super) const LEASE: Duration = Duration::from_secs(15);
+/// How often the lease is renewed.
+const RENEWAL: Duration = Duration::from_secs(3);
+/// Partitions filled at the same time: one reads and folds while another writes.
+const PARTS_AT_ONCE: usize = 2;
+/// The first pause after the database failed; then twice as long each time, up to the longest.
+const PAUSE_MIN: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(15);
+/// How long readers may keep the tables from being swapped before it is tried again.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why a worker stopped before the end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Interrupted {
+    /// Cancelled, or taken over by another process.
+    #[error("somebody else decides about this rebuild now")]
+    NotOurs,
+    /// The database failed; what was done is kept, and it can go on.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The code can't read an event: there is no going on.
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
+}
+
+/// One process working on a group of rebuilds that were begun together.
+#[derive(Clone, Debug)]
+pub(super) struct Worker {
+    room: Arc<Inner>,
+    owner: uuid::Uuid,
+    group: Arc<Vec<Rebuild>>,
+}
+
+impl Worker {
+    pub(super) fn new(room: &Arc<Inner>, owner: uuid::Uuid, group: Vec<Rebuild>) -> Self {
+        Self {
+            room: Arc::clone(room),
+            owner,
+            group: Arc::new(group),
+        }
+    }
+
+    pub(super) fn storage(&self) -> Arc<dyn Storage> {
+        Arc::clone(&self.room.storage)
+    }
+
+    pub(super) fn projections(&self) -> impl Iterator<Item = Projection> {
+        let projections: Vec<_> = self
+            .group
+            .iter()
+            .map(|rebuild| rebuild.projection)
+            .collect();
+        projections.into_iter()
+    }
+
+    /// Begins a transaction that is ours: if somebody else decides by now, it does not begin.
+    pub(super) async fn begin(&self) -> Result<Transaction, Interrupted> {
+        let mut transaction = self.room.store.begin().await?;
+        for rebuild in self.group.iter() {
+            if !transaction.is_owned(rebuild, self.owner).await? {
+                return Err(Interrupted::NotOurs);
+            }
+        }
+        Ok(transaction)
+    }
+
+    pub(super) async fn save(
+        &self,
+        transaction: &mut Transaction,
+        part: &Part,
+    ) -> Result<(), StorageError> {
+        for projection in self.projections() {
+            transaction.save_part(projection, part).await?;
+        }
+        Ok(())
+    }
+
+    /// Works until the rebuild is done, failed or no longer ours.
+    pub(super) async fn run(self) {
+        let mut pause = PAUSE_MIN;
+        loop {
+            let worked = tokio::select! {
+                worked = self.work() => worked,
+                lost = self.keep() => Err(lost),
+            };
+            let error = match worked {
+                Ok(()) => return,
+                Err(Interrupted::NotOurs) => {
+                    self.leave().await;
+                    return;
+                }
+                Err(error) => error,
+            };
+            let text = match &error {
+                Interrupted::Storage(storage) if !is_final(storage) => {
+                    tracing::warn!(
+                        projections = self.names(),
+                        error = %ErrorChain(storage),
+                        "a rebuild waits for the database"
+                    );
+                    tokio::time::sleep(pause).await;
+                    pause = PAUSE_MAX.min(pause * 2);
+                    continue;
+                }
+                Interrupted::Storage(storage) if is_disk_full(storage) => self.disk_full().await,
+                error @ (Interrupted::Storage(_)
+                | Interrupted::Unreadable(_)
+                | Interrupted::NotOurs) => ErrorChain(error).to_string(),
+            };
+            if self.fail(&text).await.is_ok() {
+                return;
+            }
+            tokio::time::sleep(pause).await;
+            pause = PAUSE_MAX.min(pause * 2);
+        }
+    }
+
+    /// Renews the lease for as long as it can.
+    async fn keep(&self) -> Interrupted {
+        loop {
+            tokio::time::sleep(RENEWAL).await;
+            match self.renew().await {
+                Ok(true) => {}
+                Ok(false) => return Interrupted::NotOurs,
+                // The work itself will notice.
+                Err(error) => {
+                    tracing::debug!(error = %ErrorChain(&error), "a lease was not renewed");
+                }
+            }
+        }
+    }
+
+    async fn renew(&self) -> Result<bool, StorageError> {
+        let now = self.room.surroundings.now();
+        let mut transaction = self.room.store.begin().await?;
+        let mut is_ours = true;
+        for rebuild in self.group.iter() {
+            is_ours &= transaction
+                .renew(rebuild, self.owner, now, later(now, LEASE))
+                .await?;
+        }
+        transaction.commit().await?;
+        Ok(is_ours)
+    }
+
+    async fn work(&self) -> Result<(), Interrupted> {
+        self.fill().await?;
+        for rebuild in self.group.iter() {
+            self.index(rebuild.projection).await?;
+        }
+        // From here on each is on its own: they may stand at different places.
+        for rebuild in self.group.iter() {
+            if !self.is_running(rebuild).await? {
+                continue;
+            }
+            let alone = Self::new(&self.room, self.owner, vec![rebuild.clone()]);
+            alone.compare(rebuild).await?;
+            alone.finish(rebuild).await?;
+        }
+        Ok(())
+    }
+
+    async fn is_running(&self, rebuild: &Rebuild) -> Result<bool, StorageError> {
+        let rebuilds = self.room.store.rebuilds().await?;
+        Ok(rebuilds.iter().any(|standing| {
+            standing.rebuild_id == rebuild.rebuild_id
+                && standing.projection == rebuild.projection
+                && standing.state == State::Running
+        }))
+    }
+
+    async fn parts(&self, projection: Projection) -> Result<Vec<Part>, StorageError> {
+        self.room.store.rebuild_parts(projection).await
+    }
+
+    async fn fill(&self) -> Result<(), Interrupted> {
+        let Some(first) = self.group.first() else {
+            return Ok(());
+        };
+        let mut waiting = self.parts(first.projection).await?;
+        waiting.retain(|part| !part.is_filled);
+        // The longest first, so that nobody waits for one that was begun last.
+        waiting.sort_by_key(|part| part.target);
+        let mut working = tokio::task::JoinSet::new();
+        loop {
+            while working.len() < PARTS_AT_ONCE
+                && let Some(mut part) = waiting.pop()
+            {
+                let worker = self.clone();
+                working.spawn(async move { fill::fill(&worker, &mut part).await });
+            }
+            match working.join_next().await {
+                None => return Ok(()),
+                Some(Ok(filled)) => filled?,
+                Some(Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
+            }
+        }
+    }
+
+    async fn index(&self, projection: Projection) -> Result<(), Interrupted> {
+        self.enter(projection, Phase::Indexing).await?;
+        let mut transaction = self.begin().await?;
+        let mut waiting = transaction.shadow_indexes(projection).await?;
+        transaction.commit().await?;
+        let mut working = tokio::task::JoinSet::new();
+        loop {
+            while working.len() < PARTS_AT_ONCE
+                && let Some(index) = waiting.pop()
+            {
+                let worker = self.clone();
+                working.spawn(async move {
+                    let mut transaction = worker.begin().await?;
+                    transaction.execute(&index.build).await?;
+                    transaction.commit().await?;
+                    Ok::<_, Interrupted>(())
+                });
+            }
+            match working.join_next().await {
+                None => break,
+                Some(Ok(built)) => built?,
+                Some(Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
+            }
+        }
+        let mut transaction = self.begin().await?;
+        transaction.key_shadow(projection).await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    async fn enter(&self, projection: Projection, phase: Phase) -> Result<(), Interrupted> {
+        let mut transaction = self.begin().await?;
+        transaction.set_phase(projection, phase).await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// Brings the shadow tables to where the live ones are, and compares them there.
+    async fn compare(&self, rebuild: &Rebuild) -> Result<(), Interrupted> {
+        let projection = rebuild.projection;
+        self.enter(projection, Phase::CatchingUp).await?;
+        // Near first: whatever is left is then brought in while the live tables stand still for us.
+        let live = self.live_checkpoints(rebuild).await?;
+        for checkpoint in &live {
+            self.catch_up(rebuild, checkpoint.partition, checkpoint.position)
+                .await?;
+        }
+        self.enter(projection, Phase::Comparing).await?;
+        let mut snapshot = self.room.store.snapshot().await?;
+        let mut live = Vec::new();
+        for part in self.parts(projection).await? {
+            let found = snapshot.look_at_checkpoints(part.partition).await?;
+            live.extend(found.into_iter().filter(|at| at.projection == projection));
+        }
+        let mut sums = Vec::new();
+        for table in projection.tables() {
+            sums.push(
+                snapshot
+                    .checksum(Place::Live, table, rebuild.partition)
+                    .await?,
+            );
+        }
+        drop(snapshot);
+        let mut comparable = live
+            .iter()
+            .all(|checkpoint| checkpoint.version == projection.version());
+        for checkpoint in &live {
+            let at = self
+                .catch_up(rebuild, checkpoint.partition, checkpoint.position)
+                .await?;
+            // A projection that had stopped is behind what was filled.
+            comparable &= at == checkpoint.position;
+        }
+        let mut equal = None;
+        if comparable {
+            let mut same = true;
+            for (table, live) in projection.tables().iter().zip(sums) {
+                let mut snapshot = self.room.store.snapshot().await?;
+                let shadow = snapshot
+                    .checksum(Place::Shadow, table, rebuild.partition)
+                    .await?;
+                same &= shadow == live;
+            }
+            equal = Some(same);
+        }
+        let mut transaction = self.begin().await?;
+        transaction.set_checksum(projection, equal).await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    async fn live_checkpoints(&self, rebuild: &Rebuild) -> Result<Vec<Checkpoint>, StorageError> {
+        let mut live = Vec::new();
+        for part in self.parts(rebuild.projection).await? {
+            let found = self.room.store.checkpoints(part.partition).await?;
+            live.extend(
+                found
+                    .into_iter()
+                    .filter(|at| at.projection == rebuild.projection),
+            );
+        }
+        Ok(live)
+    }
+
+    /// Brings one partition of the shadow tables up to a position. Says where it then is.
+    async fn catch_up(
+        &self,
+        rebuild: &Rebuild,
+        partition: Partition,
+        until: Position,
+    ) -> Result<Position, Interrupted> {
+        loop {
+            let Some(part) = self.part(rebuild, partition).await? else {
+                return Ok(until);
+            };
+            if part.position >= until {
+                return Ok(part.position);
+            }
+            let mut transaction = self.begin().await?;
+            self.advance(&mut transaction, rebuild, part, until).await?;
+            transaction.commit().await?;
+        }
+    }
+
+    async fn part(
+        &self,
+        rebuild: &Rebuild,
+        partition: Partition,
+    ) -> Result<Option<Part>, StorageError> {
+        let parts = self.parts(rebuild.projection).await?;
+        Ok(parts.into_iter().find(|part| part.partition == partition))
+    }
+
+    /// Brings the next events into the shadow tables, at most up to a position.
+    async fn advance(
+        &self,
+        transaction: &mut Transaction,
+        rebuild: &Rebuild,
+        mut part: Part,
+        until: Position,
+    ) -> Result<Part, Interrupted> {
+        let stepper: Stepper = self.room.stepper();
+        let wanted = STEP_EVENTS_MAX.min(until.0 - part.position.0);
+        let log = stepper
+            .storage
+            .log(part.partition, part.position, wanted)
+            .await?;
+        let batch = stepper.load(part.partition, part.position, log).await?;
+        let pairs = batch.pairs();
+        for changes in step::changes(rebuild.projection, &pairs).await? {
+            transaction.write(Place::Shadow, &changes).await?;
+        }
+        part.position = batch.end;
+        part.done = batch.end.0;
+        transaction.save_part(rebuild.projection, &part).await?;
+        Ok(part)
+    }
+
+    /// Swaps the tables. With the checkpoints held nobody writes the live tables, and with the
+    /// heads held nothing is appended: so the new tables take over with everything in them.
+    async fn finish(&self, rebuild: &Rebuild) -> Result<(), Interrupted> {
+        let projection = rebuild.projection;
+        self.enter(projection, Phase::Swapping).await?;
+        // Heads are held only for what comes in while the last of this is written.
+        for checkpoint in self.live_checkpoints(rebuild).await? {
+            self.catch_up(rebuild, checkpoint.partition, checkpoint.head)
+                .await?;
+        }
+        let mut transaction = self.begin().await?;
+        transaction.limit_waiting(LOCK_TIMEOUT).await?;
+        let mut live = Vec::new();
+        for part in self.parts(projection).await? {
+            let found = transaction.checkpoints(part.partition).await?;
+            live.extend(found.into_iter().filter(|at| at.projection == projection));
+        }
+        transaction.lock_tables(projection).await?;
+        let partitions: Vec<_> = live.iter().map(|checkpoint| checkpoint.partition).collect();
+        let heads = transaction.lock_heads(&partitions).await?;
+        for head in &heads {
+            while let Some(part) = transaction
+                .rebuild_part(projection, head.partition)
+                .await?
+                .filter(|part| part.position < head.position)
+            {
+                self.advance(&mut transaction, rebuild, part, head.position)
+                    .await?;
+            }
+        }
+        match rebuild.partition {
+            None => transaction.swap(projection).await?,
+            Some(partition) => transaction.swap_partition(projection, partition).await?,
+        }
+        let mut reached = Vec::new();
+        for (checkpoint, head) in live.into_iter().zip(heads) {
+            let to = Checkpoint {
+                position: head.position,
+                hash: head.hash.to_vec(),
+                epoch: head.epoch,
+                version: projection.version(),
+                error: None,
+                ..checkpoint
+            };
+            transaction.move_checkpoint(&to).await?;
+            reached.push(to);
+        }
+        let now = self.room.surroundings.now();
+        if !transaction.end(rebuild, State::Done, None, now).await? {
+            return Err(Interrupted::NotOurs);
+        }
+        transaction.commit().await?;
+        for checkpoint in &reached {
+            self.room.reached(checkpoint);
+        }
+        tracing::info!(projection = projection.name(), "the projection was rebuilt");
+        Ok(())
+    }
+
+    /// Ends the rebuild. The shadow tables go, and with them the space they took.
+    async fn fail(&self, error: &str) -> Result<(), StorageError> {
+        let now = self.room.surroundings.now();
+        let mut transaction = self.room.store.begin().await?;
+        for rebuild in self.group.iter() {
+            if transaction
+                .end(rebuild, State::Failed, Some(error), now)
+                .await?
+            {
+                transaction.drop_shadow(rebuild.projection).await?;
+            }
+        }
+        transaction.commit().await?;
+        tracing::error!(projections = self.names(), error, "a rebuild failed");
+        Ok(())
+    }
+
+    /// Of a group, some may have been cancelled: their tables go, and the others go on.
+    async fn leave(&self) {
+        tracing::info!(
+            projections = self.names(),
+            "the rebuild was cancelled, or another process goes on with it"
+        );
+        let released = async {
+            let mut transaction = self.room.store.begin().await?;
+            transaction.release(self.owner).await?;
+            transaction.commit().await
+        };
+        if let Err(error) = released.await {
+            // The lease runs out by itself.
+            tracing::debug!(error = %ErrorChain(&error), "a rebuild was not released");
+        }
+    }
+
+    async fn disk_full(&self) -> String {
+        let mut bytes = 0;
+        for projection in self.projections() {
+            let size = self.room.store.size(projection).await;
+            bytes += size.ok().flatten().unwrap_or_default();
+        }
+        let needed = if bytes > 0 {
+            format!("at least {} MiB", bytes / (1024 * 1024) + 1)
+        } else {
+            "as much as the live tables take".to_owned()
+        };
+        format!(
+            "the disk is full. The shadow tables were dropped and the live tables are untouched. \
+             Free {needed} where the database keeps its files, and begin the rebuild again"
+        )
+    }
+
+    fn names(&self) -> String {
+        let names: Vec<_> = self.projections().map(Projection::name).collect();
+        names.join(", ")
+    }
+}
+
+/// Trying again would end the same.
+fn is_final(error: &StorageError) -> bool {
+    is_disk_full(error)
+        || match error {
+            StorageError::Rejected(_) | StorageError::Damaged { .. } => true,
+            StorageError::Unavailable(_) => false,
+        }
+}
+
+fn is_disk_full(error: &StorageError) -> bool {
+    /// `disk_full` of PostgreSQL; SQLite's primary result code FULL.
+    const CODES: [&str; 2] = ["53100", "13"];
+    let StorageError::Unavailable(source) = error else {
+        return false;
+    };
+    source
+        .downcast_ref::<sqlx::Error>()
+        .and_then(sqlx::Error::as_database_error)
+        .and_then(sqlx::error::DatabaseError::code)
+        .is_some_and(|code| CODES.contains(&code.as_ref()))
+}
+
+pub(super) fn later(now: Timestamp, by: Duration) -> Timestamp {
+    let micros = i64::try_from(by.as_micros()).unwrap_or(i64::MAX);
+    Timestamp::from_micros_clamped(now.as_micros().saturating_add(micros))
+}
