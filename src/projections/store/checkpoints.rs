@@ -184,7 +184,7 @@ impl Store {
     /// [`StorageError`] when the database failed.
     pub async fn turn(&self, partition: Partition) -> Result<Option<Turn>, StorageError> {
         let turn = match &self.pools {
-            Pools::Postgres(_) => {
+            Pools::Postgres { .. } => {
                 let mut transaction = self.begin().await?;
                 let checkpoints = match &mut transaction {
                     Transaction::Postgres(connection) => {
@@ -231,7 +231,7 @@ impl Store {
             }};
         }
         Ok(match &self.pools {
-            Pools::Postgres(pool) => read!(pool),
+            Pools::Postgres { reading, .. } => read!(reading),
             Pools::Sqlite { reading, .. } => read!(reading),
         })
     }
@@ -243,7 +243,7 @@ impl Store {
     /// [`StorageError`] when the database failed.
     pub async fn checkpoints(&self, partition: Partition) -> Result<Vec<Checkpoint>, StorageError> {
         Ok(match &self.pools {
-            Pools::Postgres(pool) => checkpoints!(READ, partition, pool),
+            Pools::Postgres { reading, .. } => checkpoints!(READ, partition, reading),
             Pools::Sqlite { reading, .. } => checkpoints!(READ, partition, reading),
         })
     }

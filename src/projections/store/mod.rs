@@ -10,6 +10,7 @@ mod sqlite;
 
 use std::time::Duration;
 
+use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{PgPool, Postgres, Sqlite};
 
@@ -35,12 +36,18 @@ pub struct Store {
     pools: Pools,
 }
 
+/// Who writes holds a connection while it reads the record through another one. With connections of
+/// their own to write through, writers can't take the last ones and then wait for each other.
+///
+/// What is lost with the power is derived again, so nobody waits for the disk in `writing`.
 #[derive(Clone, Debug)]
 enum Pools {
-    Postgres(PgPool),
+    Postgres {
+        reading: PgPool,
+        writing: PgPool,
+    },
     Sqlite {
         reading: SqlitePool,
-        /// What is lost with the power is derived again, so nobody waits for the disk here.
         writing: SqlitePool,
     },
 }
@@ -65,11 +72,26 @@ use in_both;
 
 /// Most connections for projections and rebuilds in one SQLite file: one writes at a time anyway.
 const SQLITE_WRITERS: u32 = 2;
+/// The same in PostgreSQL.
+const POSTGRES_WRITERS: u32 = 4;
 
 impl Store {
     pub fn new(database: &Database) -> Self {
         let pools = match database {
-            Database::Postgres { pool, .. } => Pools::Postgres(pool.clone()),
+            Database::Postgres { pool, options } => {
+                let options = options.as_ref().clone().options([
+                    ("synchronous_commit", "off"),
+                    // A process that hangs inside a step must not keep it from the others for ever.
+                    ("idle_in_transaction_session_timeout", "30s"),
+                ]);
+                Pools::Postgres {
+                    reading: pool.clone(),
+                    writing: PgPoolOptions::new()
+                        .max_connections(POSTGRES_WRITERS)
+                        .acquire_timeout(pool.options().get_acquire_timeout())
+                        .connect_lazy_with(options),
+                }
+            }
             Database::Sqlite { pool, options, .. } => {
                 let options = options
                     .as_ref()
@@ -101,13 +123,7 @@ impl Store {
     /// [`StorageError::Unavailable`] when the database does not answer.
     pub async fn begin(&self) -> Result<Transaction, StorageError> {
         match &self.pools {
-            Pools::Postgres(pool) => {
-                let mut transaction = pool.begin().await?;
-                sqlx::query("SET LOCAL synchronous_commit = off")
-                    .execute(&mut *transaction)
-                    .await?;
-                Ok(Transaction::Postgres(transaction))
-            }
+            Pools::Postgres { writing, .. } => Ok(Transaction::Postgres(writing.begin().await?)),
             Pools::Sqlite { writing, .. } => {
                 let transaction = writing.begin_with("BEGIN IMMEDIATE").await?;
                 Ok(Transaction::Sqlite(transaction))
@@ -122,9 +138,9 @@ impl Store {
     /// [`StorageError::Unavailable`] when the database does not answer.
     pub async fn snapshot(&self) -> Result<Transaction, StorageError> {
         match &self.pools {
-            Pools::Postgres(pool) => {
+            Pools::Postgres { reading, .. } => {
                 let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-                Ok(Transaction::Postgres(pool.begin_with(begin).await?))
+                Ok(Transaction::Postgres(reading.begin_with(begin).await?))
             }
             Pools::Sqlite { reading, .. } => Ok(Transaction::Sqlite(reading.begin().await?)),
         }
@@ -142,15 +158,18 @@ impl Store {
         columns: &[Column],
     ) -> Result<Vec<Vec<Cell<'static>>>, StorageError> {
         match &self.pools {
-            Pools::Postgres(pool) => postgres::select(pool, sql, arguments, columns).await,
+            Pools::Postgres { reading, .. } => {
+                postgres::select(reading, sql, arguments, columns).await
+            }
             Pools::Sqlite { reading, .. } => sqlite::select(reading, sql, arguments, columns).await,
         }
     }
 
     /// Closes what this made for itself.
     pub async fn close(&self) {
-        if let Pools::Sqlite { writing, .. } = &self.pools {
-            writing.close().await;
+        match &self.pools {
+            Pools::Postgres { writing, .. } => writing.close().await,
+            Pools::Sqlite { writing, .. } => writing.close().await,
         }
     }
 }
