@@ -22,6 +22,8 @@ use crate::telemetry::{ErrorChain, ProjectionPlace};
 
 /// How often it is looked without having been woken.
 const POLL: Duration = Duration::from_secs(1);
+/// How soon it is looked again when somebody else was at it: they may not have seen the last events.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// The shortest time from the beginning of one step to the next, unless it was a full one: what
 /// comes in meanwhile shares a transaction.
 const PACE: Duration = Duration::from_millis(10);
@@ -45,6 +47,14 @@ enum Mode {
         until: Instant,
         pause: Duration,
     },
+}
+
+/// What comes after a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    AtOnce,
+    /// When it is woken, or after some time.
+    Later(Duration),
 }
 
 /// One partition's task.
@@ -92,18 +102,18 @@ impl Follower {
         loop {
             appended.mark_unchanged();
             let begun = Instant::now();
-            let more = {
+            let next = {
                 let Ok(_turn) = turns.acquire().await else {
                     return;
                 };
                 self.step().await
             };
-            match (more, self.outage) {
+            match (next, self.outage) {
                 (_, Some(pause)) => tokio::time::sleep(pause).await,
-                (true, None) => tokio::task::yield_now().await,
-                (false, None) => {
+                (Next::AtOnce, None) => tokio::task::yield_now().await,
+                (Next::Later(pause), None) => {
                     tokio::time::sleep_until(begun + PACE).await;
-                    let woken = tokio::time::timeout(POLL, appended.changed()).await;
+                    let woken = tokio::time::timeout(pause, appended.changed()).await;
                     if matches!(woken, Ok(Err(_))) {
                         return;
                     }
@@ -112,8 +122,8 @@ impl Follower {
         }
     }
 
-    /// Takes a step. Says whether there is more to do at once.
-    async fn step(&mut self) -> bool {
+    /// Takes a step.
+    async fn step(&mut self) -> Next {
         let wanted: Vec<Wanted> = self.wanted();
         match self.stepper.step(self.partition, &wanted).await {
             Ok(steps) => {
@@ -123,15 +133,22 @@ impl Follower {
                         "projections follow the ledger again"
                     );
                 }
+                let Some(steps) = steps else {
+                    return Next::Later(LOOK_AGAIN);
+                };
                 let mut more = false;
-                for step in steps.into_iter().flatten() {
+                for step in steps {
                     more |= self.note(step).await;
                 }
-                more
+                if more {
+                    Next::AtOnce
+                } else {
+                    Next::Later(POLL)
+                }
             }
             Err(error) => {
                 self.pause(&error);
-                false
+                Next::Later(POLL)
             }
         }
     }

@@ -154,7 +154,9 @@ impl Stepper {
                 })),
             }
         }
-        if !read.is_empty() && !self.apply(turn, read, &mut steps).await? {
+        if read.is_empty() {
+            turn.release().await?;
+        } else if !self.apply(turn, read, &mut steps).await? {
             return Ok(None);
         }
         Ok(Some(steps))

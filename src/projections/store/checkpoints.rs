@@ -275,6 +275,18 @@ impl Store {
 }
 
 impl Turn {
+    /// Leaves the step to whoever comes next, at once: dropped, it is held a little longer.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when the database failed.
+    pub async fn release(self) -> Result<(), StorageError> {
+        match self.held {
+            Held::Locked(transaction) => transaction.roll_back().await,
+            Held::Open(..) => Ok(()),
+        }
+    }
+
     /// Begins to write. `None` if somebody else has taken the step meanwhile.
     ///
     /// # Errors

@@ -182,6 +182,15 @@ impl Transaction {
         in_both!(self, transaction => Ok(transaction.commit().await?))
     }
 
+    /// Ends it without a trace.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when the database failed.
+    pub async fn roll_back(self) -> Result<(), StorageError> {
+        in_both!(self, transaction => Ok(transaction.rollback().await?))
+    }
+
     /// Makes the changes of one table.
     ///
     /// # Errors
