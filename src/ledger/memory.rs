@@ -76,6 +76,18 @@ impl Storage for MemoryStorage {
             .collect())
     }
 
+    async fn events_at(
+        &self,
+        places: &[(StreamKey, Sequence)],
+    ) -> Result<Vec<RecordedEvent>, StorageError> {
+        let tables = self.tables.lock().await;
+        Ok(places
+            .iter()
+            .filter_map(|(stream, sequence)| tables.event_at(stream, *sequence))
+            .cloned()
+            .collect())
+    }
+
     async fn log(
         &self,
         partition: Partition,

@@ -427,6 +427,18 @@ impl Ledger {
         self.core.stream(stream).await
     }
 
+    /// Single events, in any order. Those that don't exist are left out.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Storage`] when the database failed.
+    pub async fn events_at(
+        &self,
+        places: &[(StreamKey, Sequence)],
+    ) -> Result<Vec<RecordedEvent>, LedgerError> {
+        Ok(self.core.storage.events_at(places).await?)
+    }
+
     /// A tenant's events in the order of the log.
     ///
     /// # Errors

@@ -66,6 +66,22 @@ const STREAMS: &str = concat!(
     ) AS e"
 );
 
+const EVENTS: &str = concat!(
+    "SELECT ",
+    event_columns!(),
+    " FROM UNNEST($1::int2[], $2::text[], $3::uuid[], $4::int8[])
+        AS wanted (partition, tenant_id, stream_id, sequence)
+    CROSS JOIN LATERAL (
+        SELECT *
+        FROM events
+        WHERE partition = wanted.partition
+            AND tenant_id = wanted.tenant_id
+            AND stream_id = wanted.stream_id
+            AND sequence = wanted.sequence
+        OFFSET 0
+    ) AS e"
+);
+
 const LOG: &str = concat!(
     "SELECT ",
     event_columns!(),
@@ -235,6 +251,21 @@ impl Storage for PostgresStorage {
             .bind(streams.iter().map(|key| key.partition.0).bind_iter())
             .bind(streams.iter().map(|key| key.tenant_id.as_str()).bind_iter())
             .bind(streams.iter().map(|key| key.stream_id.0).bind_iter())
+            .fetch_all(&self.pool)
+            .await?;
+        rows.iter().map(|row| Ok(recorded_event!(row))).collect()
+    }
+
+    async fn events_at(
+        &self,
+        places: &[(StreamKey, Sequence)],
+    ) -> Result<Vec<RecordedEvent>, StorageError> {
+        let keys = || places.iter().map(|(key, _)| key);
+        let rows = sqlx::query(EVENTS)
+            .bind(keys().map(|key| key.partition.0).bind_iter())
+            .bind(keys().map(|key| key.tenant_id.as_str()).bind_iter())
+            .bind(keys().map(|key| key.stream_id.0).bind_iter())
+            .bind(places.iter().map(|(_, sequence)| sequence.0).bind_iter())
             .fetch_all(&self.pool)
             .await?;
         rows.iter().map(|row| Ok(recorded_event!(row))).collect()

@@ -45,6 +45,13 @@ const STREAMS: &str = concat!(
     ORDER BY e.tenant_id, e.stream_id, e.sequence"
 );
 
+const EVENTS: &str = concat!(
+    "SELECT ",
+    event_columns!(),
+    " FROM wanted CROSS JOIN events AS e INDEXED BY event_is_alone_at_its_sequence
+        USING (partition, tenant_id, stream_id, sequence)"
+);
+
 const LOG: &str = concat!(
     "SELECT ",
     event_columns!(),
@@ -165,6 +172,28 @@ impl Storage for SqliteStorage {
                 .persistent(streams.len() == 1)
                 .fetch_all(&self.pool)
                 .await?;
+            for row in &rows {
+                events.push(recorded_event!(row));
+            }
+        }
+        Ok(events)
+    }
+
+    async fn events_at(
+        &self,
+        places: &[(StreamKey, Sequence)],
+    ) -> Result<Vec<RecordedEvent>, StorageError> {
+        let mut events = Vec::with_capacity(places.len());
+        for places in places.chunks(ROWS_PER_STATEMENT) {
+            let mut query = wanted("partition, tenant_id, stream_id, sequence");
+            query.push_values(places, |mut row, (key, sequence)| {
+                row.push_bind(key.partition.0)
+                    .push_bind(key.tenant_id.as_str())
+                    .push_bind(key.stream_id.0)
+                    .push_bind(sequence.0);
+            });
+            let query = query.push(") ").push(EVENTS).build();
+            let rows = query.persistent(false).fetch_all(&self.pool).await?;
             for row in &rows {
                 events.push(recorded_event!(row));
             }

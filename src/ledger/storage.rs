@@ -39,6 +39,13 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// All events of some streams, each stream's in its order. Unknown streams have none.
     async fn streams(&self, streams: &[StreamKey]) -> Result<Vec<RecordedEvent>, StorageError>;
 
+    /// Single events by their stream and sequence, in any order. Those that don't exist are left
+    /// out.
+    async fn events_at(
+        &self,
+        places: &[(StreamKey, Sequence)],
+    ) -> Result<Vec<RecordedEvent>, StorageError>;
+
     /// Up to `limit` events of a partition after a position, in order.
     async fn log(
         &self,

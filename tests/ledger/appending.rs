@@ -23,6 +23,7 @@ on_each_storage!("current_thread":
     a_tenants_log_gives_what_is_asked_for,
     a_log_is_read_page_by_page,
     an_unknown_stream_is_empty,
+    single_events_are_found_by_their_places,
     the_ids_in_a_report_lead_to_its_stream,
     the_first_stream_with_an_id_keeps_it,
     a_repeated_fact_appends_nothing,
@@ -323,6 +324,40 @@ async fn an_unknown_stream_is_empty(place: &Place) {
         "{refused:?}"
     );
     assert_eq!(checked_record(place).await, []);
+}
+
+async fn single_events_are_found_by_their_places(place: &Place) {
+    let client = Client::of(place);
+    let (one, other) = (client.requested().await, client.requested().await);
+    for id in ["a", "b"] {
+        client.tell(one, sent(id)).await.unwrap();
+    }
+    let rival = client.clone().for_tenant("rival", 0);
+    rival.begin(one, request()).await.unwrap();
+    let at = |client: &Client, stream, sequence| (client.key(stream), Sequence(sequence));
+
+    let mut found = place
+        .storage
+        .events_at(&[
+            at(&client, one, 3),
+            at(&client, other, 1),
+            at(&client, one, 1),
+            // Not there: beyond the end, before the beginning, in no stream, of another tenant.
+            at(&client, one, 4),
+            at(&client, one, 0),
+            at(&client, client.new_stream(), 1),
+            at(&rival, other, 1),
+        ])
+        .await
+        .unwrap();
+    found.sort_by_key(|event| event.position);
+
+    let record = checked_record(place).await;
+    assert_eq!(
+        found,
+        [&record[0], &record[1], &record[3]].map(Clone::clone)
+    );
+    assert_eq!(place.storage.events_at(&[]).await.unwrap(), []);
 }
 
 async fn the_ids_in_a_report_lead_to_its_stream(place: &Place) {

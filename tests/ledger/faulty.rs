@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use notification_ledger::domain::ids::{StreamId, TenantId};
+use notification_ledger::domain::ids::{Sequence, StreamId, TenantId};
 use notification_ledger::ledger::batch::{Plan, Questions};
 use notification_ledger::ledger::record::{
     Head, Partition, Position, RecordedEvent, StreamEvent, StreamKey,
@@ -119,6 +119,13 @@ impl Storage for FaultyStorage {
 
     async fn streams(&self, streams: &[StreamKey]) -> Result<Vec<RecordedEvent>, StorageError> {
         self.inner.streams(streams).await
+    }
+
+    async fn events_at(
+        &self,
+        places: &[(StreamKey, Sequence)],
+    ) -> Result<Vec<RecordedEvent>, StorageError> {
+        self.inner.events_at(places).await
     }
 
     async fn log(
