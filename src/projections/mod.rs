@@ -17,6 +17,7 @@ pub mod notification_logs;
 pub mod notifications;
 mod projection;
 pub mod rebuild;
+mod query;
 mod runner;
 pub mod step;
 pub mod store;

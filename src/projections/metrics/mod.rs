@@ -5,6 +5,8 @@
 //! Every count follows from a stream's state, so a fact that comes late moves it to its true
 //! minute: what the state said before is taken back.
 
+pub mod query;
+
 use std::collections::HashMap;
 
 use super::latency;

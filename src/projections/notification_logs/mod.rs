@@ -1,5 +1,7 @@
 //! `notification_logs`: one row per message, to track deliveries and list failures.
 
+pub mod query;
+
 use super::notifications::{metadata_json, time};
 use super::stream::{Folded, Stream, Unreadable};
 use super::table::{Cell, Rows, Table, Writing, columns};

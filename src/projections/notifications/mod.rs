@@ -1,5 +1,7 @@
 //! `notifications`: the current state of each notification, to list and to filter.
 
+pub mod query;
+
 use ring::digest::{Context, SHA256};
 use uuid::Uuid;
 

@@ -1,5 +1,7 @@
 //! `timeline`: one row per event, of every kind of stream, in the order of what happened.
 
+pub mod query;
+
 use super::stream::Stream;
 use super::table::{Rows, Table, Writing, columns};
 
