@@ -77,8 +77,9 @@ pub enum Problem {
     RequestTimeout,
     #[error("{0}")]
     Overloaded(&'static str),
-    #[error("the ledger has not come to position {position} within {} s", .waited.as_secs())]
+    #[error("{reader} has not come to position {position} within {} s", .waited.as_secs())]
     ProjectionBehind {
+        reader: &'static str,
         position: LedgerPosition,
         waited: Duration,
     },

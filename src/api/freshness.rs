@@ -2,7 +2,8 @@
 //!
 //! Single notifications and the log are read from the record itself, which has everything that
 //! was answered. So there is nothing to wait for, unless the position lies beyond the head: then
-//! the ledger was restored from a backup, or this process reads from a copy that is behind.
+//! the ledger was restored from a backup, or this process reads from a copy that is behind. Lists
+//! are read from projections, which follow the record a moment later, or stop.
 
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use tokio::time::Instant;
 use super::state::ApiState;
 use crate::ledger::record::{LedgerPosition, TenantPlace};
 use crate::problem::Problem;
+use crate::projections::Projection;
 
 pub const LEDGER_MIN_POSITION: HeaderName = HeaderName::from_static("ledger-min-position");
 
@@ -47,6 +49,7 @@ pub async fn caught_up(
         }
         if begun.elapsed() + pause > WAIT_MAX {
             return Err(Problem::ProjectionBehind {
+                reader: "the ledger",
                 position: wanted,
                 waited: WAIT_MAX,
             });
@@ -54,6 +57,39 @@ pub async fn caught_up(
         tokio::time::sleep(pause).await;
         pause = PAUSE_MAX.min(pause * 2);
     }
+}
+
+/// Waits until a projection has come to the position the caller wants to see. Says how far it has
+/// come: whatever is read afterwards has everything up to there.
+///
+/// # Errors
+///
+/// As [`caught_up`].
+pub async fn projected(
+    state: &ApiState,
+    tenant: &TenantPlace,
+    headers: &HeaderMap,
+    projection: Projection,
+) -> Result<LedgerPosition, Problem> {
+    let partition = tenant.partition;
+    if let Some(wanted) = min_position(tenant, headers)? {
+        let position = wanted.position;
+        let reached = state
+            .projections
+            .wait_for(projection, partition, position, WAIT_MAX)
+            .await?;
+        if !reached {
+            return Err(Problem::ProjectionBehind {
+                reader: "the list",
+                position: wanted,
+                waited: WAIT_MAX,
+            });
+        }
+    }
+    Ok(LedgerPosition {
+        partition,
+        position: state.projections.position(projection, partition).await?,
+    })
 }
 
 fn min_position(

@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 use super::answers::{self, Answer, Turn};
 use super::content::read_json;
 use super::notifications::json_response;
-use super::page::{List, Page, PageParameters};
+use super::page::{List, Page, PageParameters, UNFILTERED};
 use super::request::{Caller, Id, OPERATOR, idempotency};
 use super::schema::CreateKey;
 use super::state::ApiState;
@@ -284,13 +284,14 @@ pub async fn list(
     let list = List {
         name: "keys",
         owner: tenant_id.map_or("", TenantId::as_str),
+        filters: UNFILTERED,
     };
     let wanted = list.wanted(&state.master, query)?;
     let keys = state
         .registry
         .keys(tenant_id, wanted.after, wanted.limit + 1)
         .await?;
-    let cursor = |key: &ApiKey| list.cursor(&state.master, key.cursor());
+    let cursor = |key: &ApiKey| list.cursor(&state.master, &key.cursor());
     json_response(&Page::of(keys, wanted.limit, cursor, KeyView::from))
 }
 

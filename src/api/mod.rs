@@ -15,11 +15,13 @@ pub mod bulk;
 pub mod content;
 pub mod docs;
 pub mod events;
+pub mod filters;
 pub mod freshness;
 pub mod history;
 pub mod keys;
 pub mod ledger;
 pub mod live;
+pub mod notification_list;
 pub mod notifications;
 pub mod observe;
 pub mod openapi;
@@ -54,7 +56,7 @@ pub fn router() -> Router<ApiState> {
 /// The routes that bring their description with them.
 fn documented() -> OpenApiRouter<ApiState> {
     OpenApiRouter::default()
-        .routes(routes!(notifications::request))
+        .routes(routes!(notifications::request, notification_list::list))
         .routes(routes!(history::show))
         .routes(routes!(history::events))
         .routes(routes!(notifications::queue))

@@ -294,7 +294,7 @@ pub(super) fn shown(
     if let Ok(position) = HeaderValue::from_str(&position.to_string()) {
         headers.insert(LEDGER_POSITION, position);
     }
-    if let Ok(version) = HeaderValue::from_str(&format!("\"{}\"", view.version)) {
+    if let Ok(version) = HeaderValue::from_str(&format!("\"{}\"", view.listed.version)) {
         headers.insert(header::ETAG, version);
     }
     Ok(response)
@@ -311,6 +311,18 @@ pub fn json_response<T: Serialize>(value: &T) -> Result<Response, Problem> {
         body,
     )
         .into_response())
+}
+
+/// A JSON answer from a projection that has come to a position.
+pub fn list_response<T: Serialize>(
+    value: &T,
+    reached: LedgerPosition,
+) -> Result<Response, Problem> {
+    let mut response = json_response(value)?;
+    if let Ok(position) = HeaderValue::from_str(&reached.to_string()) {
+        response.headers_mut().insert(LEDGER_POSITION, position);
+    }
+    Ok(response)
 }
 
 impl StreamKey {

@@ -16,7 +16,7 @@ use utoipa::openapi::{
 use utoipa::{PartialSchema, ToSchema};
 
 use super::documented;
-use super::schema::{Moment, SLUG, text};
+use super::schema::{Metadata, Moment, SLUG, text};
 use crate::ledger::record::LedgerPosition;
 use crate::problem::{Code, PROBLEM_JSON, ProblemDocument};
 use crate::webhooks;
@@ -33,7 +33,7 @@ body is listed all at once.
 - Lists come in pages: `limit` and `cursor`, answered by `next_cursor`.";
 
 /// What the calls are grouped by, in the order of the page.
-const TAGS: [(&str, &str); 6] = [
+const TAGS: [(&str, &str); 7] = [
     (
         "Commands",
         "Wishes about notifications. They are checked against the rules, and may be refused.",
@@ -41,6 +41,10 @@ const TAGS: [(&str, &str); 6] = [
     (
         "Facts",
         "Reports of what has happened. They are never refused; a repeat changes nothing.",
+    ),
+    (
+        "Lists",
+        "What there is, and how it went: kept up to date a moment behind the ledger.",
     ),
     ("Audit", "What happened, in order, and what was known when."),
     (
@@ -109,8 +113,14 @@ impl Call<'_> {
 
     /// Reads what was appended.
     fn reads_the_record(&self) -> bool {
+        const READS: [&str; 4] = [
+            "/v1/events",
+            "/v1/notification-logs",
+            "/v1/timeline",
+            "/v1/metrics",
+        ];
         self.method == "get"
-            && (self.path.starts_with("/v1/notifications") || self.path == "/v1/events")
+            && (self.path.starts_with("/v1/notifications") || READS.contains(&self.path))
     }
 
     /// Is about one version of one notification.
@@ -292,8 +302,9 @@ fn add_components(components: &mut Components) {
     }
     let mut schemas = Vec::new();
     ProblemDocument::schemas(&mut schemas);
-    // Only parameters are one, and of those nobody asks.
+    // Only parameters are these, and of those nobody asks.
     schemas.push((Moment::name().into_owned(), Moment::schema()));
+    schemas.push((Metadata::name().into_owned(), Metadata::schema()));
     schemas.push((
         ProblemDocument::name().into_owned(),
         ProblemDocument::schema(),

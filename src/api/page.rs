@@ -1,7 +1,7 @@
-//! Pages of lists that the registry keeps: `?limit=` and `?cursor=`.
+//! Pages of lists: `?limit=` and `?cursor=`.
 //!
 //! A cursor is the place of a page's last item, and a proof that it was made here for this list
-//! of this owner. So whoever changes one, or takes it elsewhere, is told.
+//! of this owner under these filters. So whoever changes one, or takes it elsewhere, is told.
 
 use axum_extra::extract::{Query, QueryRejection};
 use base64::Engine as _;
@@ -11,8 +11,10 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::request::bad_query;
+use super::view::hex;
 use crate::domain::time::Timestamp;
 use crate::json::Faults;
+use crate::ledger::record::{Hash, Position};
 use crate::ledger::registry::Cursor;
 use crate::ledger::sealing::MasterKey;
 use crate::problem::Problem;
@@ -22,7 +24,7 @@ pub const PAGE_DEFAULT: i64 = 50;
 /// Most entries of a page.
 pub const PAGE_MAX: i64 = 200;
 
-const TIME_BYTES: usize = 8;
+const NUMBER_BYTES: usize = 8;
 const ID_BYTES: usize = 16;
 /// Of the proof, what is worth sending: nobody guesses this much.
 const PROOF_BYTES: usize = 16;
@@ -41,9 +43,46 @@ pub struct PageParameters {
 
 /// Which page of a list is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PageWanted {
+pub struct PageWanted<P = Cursor> {
     pub limit: i64,
-    pub after: Option<Cursor>,
+    pub after: Option<P>,
+}
+
+/// Where an item stands in its list, as a cursor carries it.
+pub trait Place: Sized {
+    fn to_bytes(&self) -> Vec<u8>;
+
+    /// `None` for bytes that are no place of this kind.
+    fn from_bytes(bytes: &[u8]) -> Option<Self>;
+}
+
+impl Place for Cursor {
+    fn to_bytes(&self) -> Vec<u8> {
+        [
+            self.at.as_micros().to_be_bytes().as_slice(),
+            self.id.as_bytes(),
+        ]
+        .concat()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (at, id) = bytes.split_first_chunk::<NUMBER_BYTES>()?;
+        Some(Self {
+            at: Timestamp::from_micros(i64::from_be_bytes(*at)).ok()?,
+            id: Uuid::from_bytes(<[u8; ID_BYTES]>::try_from(id).ok()?),
+        })
+    }
+}
+
+impl Place for Position {
+    fn to_bytes(&self) -> Vec<u8> {
+        self.0.to_be_bytes().to_vec()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let number = <[u8; NUMBER_BYTES]>::try_from(bytes).ok()?;
+        Some(Self(i64::from_be_bytes(number)))
+    }
 }
 
 /// One page, as it is answered.
@@ -101,12 +140,17 @@ pub fn page_limit(text: Option<&str>, faults: &mut Faults) -> i64 {
     }
 }
 
-/// A list, and whose it is: cursors are valid for one only.
+/// A list, whose it is, and what it was filtered by: cursors are valid for one only.
 #[derive(Clone, Copy, Debug)]
 pub struct List<'a> {
     pub name: &'static str,
     pub owner: &'a str,
+    /// A fingerprint of the filters; [`UNFILTERED`] for lists that have none.
+    pub filters: Hash,
 }
+
+/// What lists without filters are filtered by.
+pub const UNFILTERED: Hash = [0; 32];
 
 impl List<'_> {
     /// Reads which page is wanted.
@@ -121,46 +165,51 @@ impl List<'_> {
     ) -> Result<PageWanted, Problem> {
         let query = query.map_err(|error| bad_query(&error))?.0;
         let mut faults = Faults::default();
-        let after = query.cursor.as_deref().and_then(|text| {
-            let cursor = self.read(master, text);
-            if cursor.is_none() {
-                faults.add(
-                    "?cursor",
-                    "is no cursor of this list; take it from `next_cursor`",
-                );
-            }
-            cursor
-        });
+        let after = self.after(master, query.cursor.as_deref(), &mut faults);
         let limit = page_limit(query.limit.as_deref(), &mut faults);
         Ok(faults.or(Some(PageWanted { limit, after }))?)
     }
 
+    /// The place a page begins after: that of its cursor, if it has one.
+    pub fn after<P: Place>(
+        self,
+        master: &MasterKey,
+        cursor: Option<&str>,
+        faults: &mut Faults,
+    ) -> Option<P> {
+        let place = self.read(master, cursor?);
+        if place.is_none() {
+            faults.add(
+                "?cursor",
+                "is no cursor of this list; take it from `next_cursor`, with the same filters",
+            );
+        }
+        place
+    }
+
     /// The cursor of the page after `last`.
-    pub fn cursor(self, master: &MasterKey, last: Cursor) -> String {
-        let mut bytes = Vec::with_capacity(TIME_BYTES + ID_BYTES + PROOF_BYTES);
-        bytes.extend_from_slice(&last.at.as_micros().to_be_bytes());
-        bytes.extend_from_slice(last.id.as_bytes());
-        bytes.extend_from_slice(&self.proof(master, last));
+    pub fn cursor(self, master: &MasterKey, last: &impl Place) -> String {
+        let mut bytes = last.to_bytes();
+        let proof = self.proof(master, &bytes);
+        bytes.extend_from_slice(&proof);
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    fn read(self, master: &MasterKey, text: &str) -> Option<Cursor> {
+    fn read<P: Place>(self, master: &MasterKey, text: &str) -> Option<P> {
         let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
-        let (at, rest) = bytes.split_first_chunk::<TIME_BYTES>()?;
-        let (id, proof) = rest.split_first_chunk::<ID_BYTES>()?;
-        let micros = i64::from_be_bytes(*at);
-        let cursor = Cursor {
-            at: Timestamp::from_micros_clamped(micros),
-            id: Uuid::from_bytes(*id),
-        };
-        let is_ours = cursor.at.as_micros() == micros && proof == self.proof(master, cursor);
-        is_ours.then_some(cursor)
+        let (place, proof) = bytes.split_last_chunk::<PROOF_BYTES>()?;
+        let is_ours = *proof == self.proof(master, place);
+        is_ours.then(|| P::from_bytes(place)).flatten()
     }
 
-    fn proof(self, master: &MasterKey, cursor: Cursor) -> [u8; PROOF_BYTES] {
-        let Self { name, owner } = self;
-        let Cursor { at, id } = cursor;
-        let derived = master.derive(&format!("cursor/{name}/{owner}/{at}/{id}"));
+    fn proof(self, master: &MasterKey, place: &[u8]) -> [u8; PROOF_BYTES] {
+        let Self {
+            name,
+            owner,
+            filters,
+        } = self;
+        let (filters, place) = (hex(&filters), hex(place));
+        let derived = master.derive(&format!("cursor/{name}/{owner}/{filters}/{place}"));
         let mut proof = [0; PROOF_BYTES];
         proof.copy_from_slice(&derived[..PROOF_BYTES]);
         proof
@@ -174,31 +223,57 @@ mod tests {
     #[test]
     fn a_cursor_is_read_by_its_own_list_only_and_only_unchanged() {
         let master = MasterKey::new(&[7; 32]).unwrap();
-        let list = |name, owner| List { name, owner };
+        let list = |name, owner| List {
+            name,
+            owner,
+            filters: UNFILTERED,
+        };
         let place = Cursor {
             at: Timestamp::parse("2026-03-14T09:30:00.412Z").unwrap(),
             id: Uuid::from_u128(42),
         };
 
-        let cursor = list("sources", "acme").cursor(&master, place);
+        let cursor = list("sources", "acme").cursor(&master, &place);
 
         assert_eq!(list("sources", "acme").read(&master, &cursor), Some(place));
-        assert_eq!(list("sources", "beta").read(&master, &cursor), None);
-        assert_eq!(list("quarantine", "acme").read(&master, &cursor), None);
+        assert_eq!(
+            list("sources", "beta").read::<Cursor>(&master, &cursor),
+            None
+        );
+        assert_eq!(
+            list("quarantine", "acme").read::<Cursor>(&master, &cursor),
+            None
+        );
+        let filtered = List {
+            filters: [1; 32],
+            ..list("sources", "acme")
+        };
+        assert_eq!(filtered.read::<Cursor>(&master, &cursor), None);
+        assert_eq!(
+            list("sources", "acme").read::<Position>(&master, &cursor),
+            None
+        );
         let other_key = MasterKey::new(&[8; 32]).unwrap();
-        assert_eq!(list("sources", "acme").read(&other_key, &cursor), None);
+        assert_eq!(
+            list("sources", "acme").read::<Cursor>(&other_key, &cursor),
+            None
+        );
         for byte in 0..cursor.len() {
             let mut changed = cursor.clone().into_bytes();
             changed[byte] = if changed[byte] == b'A' { b'B' } else { b'A' };
             let changed = String::from_utf8(changed).unwrap();
             assert_eq!(
-                list("sources", "acme").read(&master, &changed),
+                list("sources", "acme").read::<Cursor>(&master, &changed),
                 None,
                 "{changed}"
             );
         }
         for text in ["", "A", "not base64!", &cursor[1..], &format!("{cursor}A")] {
-            assert_eq!(list("sources", "acme").read(&master, text), None, "{text}");
+            assert_eq!(
+                list("sources", "acme").read::<Cursor>(&master, text),
+                None,
+                "{text}"
+            );
         }
     }
 }

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::answers::{Answer, once};
 use super::content::read_json_if_any;
 use super::notifications::json_response;
-use super::page::{List, Page, PageParameters, PageWanted};
+use super::page::{List, Page, PageParameters, PageWanted, UNFILTERED};
 use super::request::{Caller, Id, idempotency};
 use super::sources::unmatched;
 use super::state::ApiState;
@@ -103,10 +103,11 @@ pub async fn list(
     let list = List {
         name: "webhook-quarantine",
         owner: tenant.tenant_id.as_str(),
+        filters: UNFILTERED,
     };
     let wanted = list.wanted(&state.master, query)?;
     let (data, end) = page(&state, tenant, wanted).await?;
-    let next_cursor = end.map(|end| list.cursor(&state.master, end.cursor()));
+    let next_cursor = end.map(|end| list.cursor(&state.master, &end.cursor()));
     json_response(&Page { data, next_cursor })
 }
 

@@ -433,6 +433,9 @@ pub struct EventType;
 /// A time or a position.
 pub struct Moment;
 
+/// Metadata to search for.
+pub struct Metadata;
+
 /// Declares the schema of a type: its name as a component, and what it is.
 macro_rules! schemas {
     ($($type:ty = $name:literal, $schema:expr;)+) => {$(
@@ -466,6 +469,8 @@ schemas! {
     BounceType = "BounceType", words(BounceType::WORDS);
     Interaction = "Interaction", words(Interaction::WORDS);
     Scope = "Scope", words(&Scope::ALL.map(Scope::as_str));
+    Metadata = "Metadata", ObjectBuilder::new()
+        .additional_properties(Some(AdditionalProperties::from(RefOr::T(text().into()))));
     Moment = "Moment", AnyOfBuilder::new()
         .item(Ref::from_schema_name("Timestamp"))
         .item(Ref::from_schema_name("Position"));

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::answers::{Answer, once};
 use super::content::read_json;
 use super::notifications::json_response;
-use super::page::{List, Page, PageParameters};
+use super::page::{List, Page, PageParameters, UNFILTERED};
 use super::request::{Caller, Id, idempotency};
 use super::state::ApiState;
 use crate::domain::ids::TenantId;
@@ -198,13 +198,14 @@ pub async fn list(
     let list = List {
         name: "webhook-sources",
         owner: tenant_id.as_str(),
+        filters: UNFILTERED,
     };
     let wanted = list.wanted(&state.master, query)?;
     let sources = state
         .registry
         .sources(tenant_id, wanted.after, wanted.limit + 1)
         .await?;
-    let cursor = |source: &WebhookSource| list.cursor(&state.master, source.cursor());
+    let cursor = |source: &WebhookSource| list.cursor(&state.master, &source.cursor());
     let show = |source| SourceView::of(&state, source);
     json_response(&Page::of(sources, wanted.limit, cursor, show))
 }

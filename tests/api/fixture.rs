@@ -405,15 +405,17 @@ async fn state(
         .create_ledger(&row, Uuid::from_u128(2))
         .await
         .unwrap();
+    let tasks = Tasks::new();
     let ledger = Ledger::start(
         database.storage(),
         Arc::clone(&master),
         Options::default(),
         surroundings.clone(),
         &metrics,
-        &Tasks::new(),
+        &tasks,
     );
     let projections = Projections::new(&database, PARTITIONS, &ledger, &surroundings, &metrics);
+    projections.start(&tasks).await.unwrap();
     let registry = Registry::new(
         database.clone(),
         Arc::clone(&master),

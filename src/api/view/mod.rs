@@ -3,12 +3,15 @@
 
 mod event;
 mod notification;
+mod sealed;
 
 pub use event::{ActorView, EventView, event};
 pub use notification::{
-    AnomalyView, ClassificationView, LastErrorView, MessageView, NotificationView, Recipient,
-    SubscriberView, TimesView, notification,
+    AnomalyView, ClassificationView, LastErrorView, ListedNotification, MessageView,
+    NotificationView, Recipient, SubscriberView, TimesView, notification,
 };
+
+pub use sealed::{Opened, opened};
 
 /// Lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {

@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::sealed::{Opened, open};
 use crate::api::schema;
 use crate::api::state::ApiState;
 use crate::domain::anomaly::Anomaly;
@@ -19,11 +20,24 @@ use crate::domain::precedence::PrecedenceRule;
 use crate::domain::state::{LastError, Message, Status, Times};
 use crate::domain::time::Timestamp;
 use crate::ledger::record::{StreamKey, Tip};
-use crate::problem::{Problem, internal};
+use crate::problem::Problem;
 
-/// One notification.
+/// One notification, with all that was sent.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct NotificationView {
+    #[serde(flatten)]
+    pub listed: ListedNotification,
+    /// As it was sent; `null` once the subscriber was erased.
+    #[schema(required, value_type = Option<Object>)]
+    pub payload: Option<Box<RawValue>>,
+    /// Only in the answer to a fact that was on record already.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub deduplicated: bool,
+}
+
+/// One notification, but for what was sent.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ListedNotification {
     pub id: Uuid,
     #[schema(example = "acme")]
     pub tenant_id: String,
@@ -48,11 +62,9 @@ pub struct NotificationView {
     pub channels: Vec<String>,
     #[schema(required)]
     pub classification: Option<ClassificationView>,
+    /// In lists, only the id.
     #[schema(required)]
     pub subscriber: Option<SubscriberView>,
-    /// As it was sent; `null` once the subscriber was erased.
-    #[schema(required, value_type = Option<Object>)]
-    pub payload: Option<Box<RawValue>>,
     pub metadata: BTreeMap<String, String>,
     pub messages: Vec<MessageView>,
     #[schema(required)]
@@ -79,9 +91,17 @@ pub struct NotificationView {
     pub adopted: bool,
     /// The subscriber was erased: what was sealed is gone for good.
     pub erased: bool,
-    /// Only in the answer to a fact that was on record already.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub deduplicated: bool,
+}
+
+impl NotificationView {
+    /// As lists show it: without the payload and the recipient's addresses.
+    pub fn listed(self) -> ListedNotification {
+        let mut listed = self.listed;
+        if let Some(subscriber) = &mut listed.subscriber {
+            subscriber.sealed = Recipient::default();
+        }
+        listed
+    }
 }
 
 /// How the caller files the notification.
@@ -191,15 +211,6 @@ pub struct AnomalyView {
     pub detail: String,
 }
 
-/// What may be sealed beside an event, whichever event it is.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Opened {
-    subscriber: Recipient,
-    payload: Option<Box<RawValue>>,
-    reason: Option<String>,
-}
-
 /// Opens sealed parts of one stream, and notices erasures.
 struct Opener<'a> {
     state: &'a ApiState,
@@ -216,16 +227,9 @@ impl Opener<'_> {
         let Some(sealed) = sealed else {
             return Ok(Opened::default());
         };
-        let Some(text) = self
-            .state
-            .ledger
-            .open(self.stream, event_id, sealed)
-            .await?
-        else {
-            self.erased = true;
-            return Ok(Opened::default());
-        };
-        serde_json::from_str(&text).map_err(|error| internal(&error))
+        let opened = open(self.state, self.stream, event_id, sealed).await?;
+        self.erased |= opened.is_none();
+        Ok(opened.unwrap_or_default())
     }
 }
 
@@ -268,7 +272,7 @@ pub async fn notification(
     }
     let requested = request.map(|request| &request.value);
     let queued = notification.queued().last().map(|queued| &queued.value);
-    Ok(NotificationView {
+    let listed = ListedNotification {
         id: stream.stream_id.0,
         tenant_id: stream.tenant_id.to_string(),
         external_id: requested.and_then(|requested| requested.external_id.clone()),
@@ -290,7 +294,6 @@ pub async fn notification(
             id: id.to_string(),
             sealed: opened.subscriber,
         }),
-        payload: opened.payload,
         metadata: requested
             .map(|requested| requested.metadata.clone())
             .unwrap_or_default(),
@@ -307,6 +310,10 @@ pub async fn notification(
         anomalies: summary.anomalies.into_iter().map(Into::into).collect(),
         adopted: notification.adoption().is_some(),
         erased: seals.erased,
+    };
+    Ok(NotificationView {
+        listed,
+        payload: opened.payload,
         deduplicated: false,
     })
 }
