@@ -22,6 +22,7 @@ pub mod keys;
 pub mod ledger;
 pub mod live;
 pub mod notification_list;
+pub mod notification_logs;
 pub mod notifications;
 pub mod observe;
 pub mod openapi;
@@ -71,6 +72,7 @@ fn documented() -> OpenApiRouter<ApiState> {
         .routes(routes!(notifications::suppressed))
         .routes(routes!(bulk::commands))
         .routes(routes!(events::list))
+        .routes(routes!(notification_logs::list))
         .routes(routes!(sources::create, sources::list))
         .routes(routes!(sources::show, sources::change, sources::delete))
         .routes(routes!(quarantine::list))
