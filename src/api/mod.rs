@@ -35,6 +35,7 @@ pub mod schema;
 pub mod sources;
 pub mod state;
 pub mod tenants;
+pub mod timeline;
 pub mod view;
 
 use axum::Router;
@@ -73,6 +74,7 @@ fn documented() -> OpenApiRouter<ApiState> {
         .routes(routes!(bulk::commands))
         .routes(routes!(events::list))
         .routes(routes!(notification_logs::list))
+        .routes(routes!(timeline::list))
         .routes(routes!(sources::create, sources::list))
         .routes(routes!(sources::show, sources::change, sources::delete))
         .routes(routes!(quarantine::list))

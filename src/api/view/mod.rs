@@ -4,6 +4,7 @@
 mod event;
 mod notification;
 mod sealed;
+mod summary;
 
 pub use event::{ActorView, EventView, event};
 pub use notification::{
@@ -12,6 +13,7 @@ pub use notification::{
 };
 
 pub use sealed::{Opened, opened};
+pub use summary::{About, about};
 
 /// Lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
