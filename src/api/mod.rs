@@ -21,6 +21,7 @@ pub mod history;
 pub mod keys;
 pub mod ledger;
 pub mod live;
+pub mod metrics;
 pub mod notification_list;
 pub mod notification_logs;
 pub mod notifications;
@@ -75,6 +76,7 @@ fn documented() -> OpenApiRouter<ApiState> {
         .routes(routes!(events::list))
         .routes(routes!(notification_logs::list))
         .routes(routes!(timeline::list))
+        .routes(routes!(metrics::show))
         .routes(routes!(sources::create, sources::list))
         .routes(routes!(sources::show, sources::change, sources::delete))
         .routes(routes!(quarantine::list))
