@@ -29,6 +29,7 @@ pub mod observe;
 pub mod openapi;
 pub mod operation;
 pub mod page;
+pub mod projections;
 pub mod quarantine;
 pub mod rebuilds;
 pub mod request;
@@ -88,6 +89,7 @@ fn documented() -> OpenApiRouter<ApiState> {
         .routes(routes!(keys::show, keys::revoke))
         .routes(routes!(ledger::show))
         .routes(routes!(rebuilds::begin, rebuilds::show, rebuilds::cancel))
+        .routes(routes!(projections::list))
         .routes(routes!(operation::healthz))
         .routes(routes!(operation::readyz))
         .routes(routes!(operation::metrics))
