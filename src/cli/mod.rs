@@ -12,6 +12,7 @@ mod migrate;
 mod output;
 mod progress;
 mod projections;
+mod replay;
 mod serve;
 mod tenants;
 mod verify;
@@ -72,6 +73,7 @@ enum Command {
     Keys(keys::Arguments),
     #[command(subcommand)]
     Projections(projections::Arguments),
+    Replay(replay::Arguments),
     Verify(verify::Arguments),
     Import(import::Arguments),
     Demo(demo::Arguments),
@@ -145,7 +147,10 @@ fn run(cli: Cli) -> anyhow::Result<Done> {
 impl Command {
     /// Whoever checks the chain need not be able to read what is sealed in it.
     fn needs_master_key(&self) -> bool {
-        !matches!(self, Self::Verify(_) | Self::Projections(_))
+        !matches!(
+            self,
+            Self::Verify(_) | Self::Projections(_) | Self::Replay(_)
+        )
     }
 
     /// Runs on, and logs what it does: the demo shows that in its own way.
@@ -160,6 +165,7 @@ impl Command {
             Self::Tenants(arguments) => tenants::run(given, arguments).await,
             Self::Keys(arguments) => keys::run(given, arguments).await,
             Self::Projections(arguments) => projections::run(given, arguments).await,
+            Self::Replay(arguments) => replay::run(given, &arguments).await,
             Self::Verify(arguments) => verify::run(given, &arguments).await,
             Self::Import(arguments) => import::run(given, &arguments).await,
             Self::Demo(arguments) => demo::run(given, &arguments).await,

@@ -100,6 +100,11 @@ pub struct Part {
 }
 
 impl Rebuild {
+    /// Nobody works on it.
+    pub(super) fn is_free(&self, now: Timestamp) -> bool {
+        self.state == State::Running && (self.owner.is_none() || self.lease_until < now)
+    }
+
     /// On average since it began.
     pub fn events_per_second(&self) -> i64 {
         let micros = self.updated_at.as_micros() - self.started_at.as_micros();
@@ -314,10 +319,7 @@ impl Transaction {
             WHERE projection = $3 AND state = 'running'";
         self.lock_rebuilds().await?;
         let rebuilds = self.rebuilds().await?;
-        let is_free = |rebuild: &&Rebuild| {
-            rebuild.state == State::Running
-                && (rebuild.owner.is_none() || rebuild.lease_until < now)
-        };
+        let is_free = |rebuild: &&Rebuild| rebuild.is_free(now);
         let Some(first) = rebuilds.iter().find(is_free) else {
             return Ok(Vec::new());
         };

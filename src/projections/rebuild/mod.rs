@@ -150,6 +150,15 @@ impl Projections {
     async fn claim(&self) -> Result<Option<Worker>, StorageError> {
         let room = &self.inner;
         let now = room.surroundings.now();
+        // Looked at first: there is hardly ever one, and claiming takes a lock.
+        if !self
+            .rebuilds()
+            .await?
+            .iter()
+            .any(|rebuild| rebuild.is_free(now))
+        {
+            return Ok(None);
+        }
         let owner = room.surroundings.ids.random();
         let mut transaction: Transaction = room.store.begin().await?;
         let group = transaction.claim(owner, now, later(now, LEASE)).await?;

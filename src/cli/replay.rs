@@ -1,0 +1,376 @@
+//! `replay`: a projection over a tenant and a time, into a file.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use serde_json::{Map, Value};
+
+use super::progress::{Progress, Unit};
+use super::projections::{open, projection};
+use super::{Done, Given, WrongUse};
+use crate::clock::Surroundings;
+use crate::domain::ids::TenantId;
+use crate::domain::precedence::PrecedenceRule;
+use crate::domain::time::Timestamp;
+use crate::ledger::record::{LedgerPosition, Partition, TenantPlace};
+use crate::projections::Projection;
+use crate::projections::replay::{AsOf, Difference, Page, Replay};
+use crate::projections::table::{Cell, Column, Kind, Table};
+
+/// Run a projection over a tenant's events into CSV or NDJSON
+///
+/// Touches nothing that people read. Rows have the projection's columns. Needs the database and
+/// nothing else: no master key, and no server, though some may be running.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  notification-ledger replay notification_logs --tenant acme --from 2026-03-01T00:00:00Z > logs.csv
+  notification-ledger replay notifications --tenant acme --as-of 2026-03-14T09:30:00Z --format ndjson
+  notification-ledger replay notifications --tenant acme --rule first-terminal-wins-v1 --diff")]
+pub(super) struct Arguments {
+    /// Which: `notifications`, `notification_logs`, `timeline` or `metrics`
+    #[arg(value_parser = projection)]
+    projection: Projection,
+    /// Whose events
+    #[arg(long, value_name = "ID")]
+    tenant: TenantId,
+    /// Rows from this time on, by `occurred_at`
+    #[arg(long, value_name = "T", value_parser = time)]
+    from: Option<Timestamp>,
+    /// Rows before this time
+    #[arg(long, value_name = "T", value_parser = time)]
+    to: Option<Timestamp>,
+    /// What was known then: a time (by `recorded_at`) or a position such as `3-1042`
+    #[arg(long, value_name = "T", value_parser = moment)]
+    as_of: Option<Moment>,
+    /// Judge between contradicting reports by this rule
+    #[arg(long, value_name = "NAME", value_parser = rule, default_value = PrecedenceRule::NAMES[0])]
+    rule: PrecedenceRule,
+    /// List what would change in the live rows, instead of the rows
+    #[arg(long)]
+    diff: bool,
+    #[arg(long, value_enum, default_value_t = Format::Csv)]
+    format: Format,
+    /// Write here instead of to stdout; the file appears when it is complete
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    Csv,
+    Ndjson,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Moment {
+    Time(Timestamp),
+    Position(LedgerPosition),
+}
+
+fn time(text: &str) -> Result<Timestamp, String> {
+    Timestamp::parse(text).map_err(|error| error.to_string())
+}
+
+fn moment(text: &str) -> Result<Moment, String> {
+    if let Ok(position) = text.parse() {
+        return Ok(Moment::Position(position));
+    }
+    let time = Timestamp::parse(text);
+    time.map(Moment::Time).map_err(|_| {
+        "must be a time such as `2026-03-14T09:30:00Z`, or a position such as `3-1042`".to_owned()
+    })
+}
+
+fn rule(text: &str) -> Result<PrecedenceRule, String> {
+    PrecedenceRule::from_name(text).ok_or_else(|| {
+        let known = PrecedenceRule::NAMES.join(", ");
+        format!("there is no such rule; there are: {known}")
+    })
+}
+
+pub(super) async fn run(given: &Given, arguments: &Arguments) -> anyhow::Result<Done> {
+    if let (Some(from), Some(to)) = (arguments.from, arguments.to)
+        && from > to
+    {
+        return Err(WrongUse("--from is later than --to".to_owned()).into());
+    }
+    let (database, projections, _) = open(given).await?;
+    let tenant = tenant(projections.store(), &arguments.tenant).await?;
+    let replay = Replay {
+        projection: arguments.projection,
+        as_of: as_of(arguments.as_of, &tenant)?,
+        tenant,
+        from: arguments.from,
+        to: arguments.to,
+        rule: arguments.rule,
+    };
+    let total = projections.replay_size(&replay).await?;
+    let mut progress = Progress::new("replaying", Unit::Events, u64::try_from(total).ok());
+    let mut output = Output::open(arguments.out.as_deref())?;
+    let table = replay.projection.tables()[0];
+    let headings = if arguments.diff {
+        difference_columns(table)
+    } else {
+        table.columns.to_vec()
+    };
+    let mut writer = RowWriter::new(arguments.format, &headings);
+    writer.head(&mut output.to)?;
+    let mut differences = 0;
+    let replayed = projections.replay(&replay, arguments.diff, |page| {
+        if arguments.diff {
+            differences += write_differences(&writer, table, &page, &mut output.to)?;
+        } else {
+            for row in page.rows.iter() {
+                writer.row(row, &mut output.to)?;
+            }
+        }
+        progress.add(page.events as u64);
+        Ok(())
+    });
+    replayed.await?;
+    output.finish()?;
+    progress.finish();
+    if arguments.diff {
+        eprintln!("{differences} differences between the live rows and the replay.");
+    }
+    projections.store().close().await;
+    database.close().await;
+    Ok(Done::All)
+}
+
+async fn tenant(
+    store: &crate::projections::store::Store,
+    tenant_id: &TenantId,
+) -> anyhow::Result<TenantPlace> {
+    const PLACE: &[Column] = &[Column {
+        name: "partition",
+        kind: Kind::Int,
+    }];
+    let sql = "SELECT CAST(partition AS bigint) FROM tenants WHERE tenant_id = $1";
+    let found = store
+        .select(sql, &[tenant_id.as_str().into()], PLACE)
+        .await?;
+    let number = found.first().and_then(|row| row[0].as_int());
+    let Some(partition) = number.and_then(|number| i16::try_from(number).ok()) else {
+        bail!("there is no tenant `{tenant_id}`; `notification-ledger tenants list` shows them");
+    };
+    Ok(TenantPlace {
+        tenant_id: tenant_id.clone(),
+        partition: Partition(partition),
+    })
+}
+
+fn as_of(moment: Option<Moment>, tenant: &TenantPlace) -> Result<AsOf, WrongUse> {
+    match moment {
+        None => Ok(AsOf::Now),
+        Some(Moment::Time(time)) if time > Surroundings::system().now() => {
+            Err(WrongUse("--as-of lies in the future".to_owned()))
+        }
+        Some(Moment::Time(time)) => Ok(AsOf::Time(time)),
+        Some(Moment::Position(position)) if position.partition != tenant.partition => {
+            Err(WrongUse(format!(
+                "--as-of {position} is a position of another part of the ledger: `{}` is in {}",
+                tenant.tenant_id, tenant.partition
+            )))
+        }
+        Some(Moment::Position(position)) => Ok(AsOf::Position(position.position)),
+    }
+}
+
+/// Where rows go. A file gets its name when it is complete: nobody takes half of it for all.
+struct Output {
+    to: Box<dyn Write + Send>,
+    file: Option<(PathBuf, PathBuf)>,
+}
+
+impl Output {
+    fn open(path: Option<&Path>) -> anyhow::Result<Self> {
+        let Some(path) = path else {
+            return Ok(Self {
+                to: Box::new(BufWriter::new(io::stdout())),
+                file: None,
+            });
+        };
+        let mut aside = path.as_os_str().to_owned();
+        aside.push(".part");
+        let aside = PathBuf::from(aside);
+        let file = File::create(&aside)
+            .with_context(|| format!("`{}` can't be written", aside.display()))?;
+        Ok(Self {
+            to: Box::new(BufWriter::new(file)),
+            file: Some((aside, path.to_owned())),
+        })
+    }
+
+    fn finish(mut self) -> anyhow::Result<()> {
+        self.to.flush().context("the rows could not be written")?;
+        drop(self.to);
+        if let Some((aside, path)) = self.file {
+            std::fs::rename(&aside, &path)
+                .with_context(|| format!("`{}` can't be written", path.display()))?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes rows as CSV (RFC 4180) or as a JSON object a line.
+struct RowWriter {
+    format: Format,
+    columns: Vec<Column>,
+}
+
+impl RowWriter {
+    fn new(format: Format, columns: &[Column]) -> Self {
+        Self {
+            format,
+            columns: columns.to_vec(),
+        }
+    }
+
+    fn head(&mut self, to: &mut dyn Write) -> io::Result<()> {
+        match self.format {
+            Format::Csv => {
+                let names: Vec<_> = self.columns.iter().map(|column| column.name).collect();
+                writeln!(to, "{}", names.join(","))
+            }
+            Format::Ndjson => Ok(()),
+        }
+    }
+
+    fn row(&self, row: &[Cell<'_>], to: &mut dyn Write) -> io::Result<()> {
+        match self.format {
+            Format::Csv => {
+                for (index, (cell, column)) in row.iter().zip(&self.columns).enumerate() {
+                    if index > 0 {
+                        to.write_all(b",")?;
+                    }
+                    to.write_all(csv(&text(cell, column.kind)).as_bytes())?;
+                }
+                to.write_all(b"\n")
+            }
+            Format::Ndjson => {
+                let object: Map<String, Value> = row
+                    .iter()
+                    .zip(&self.columns)
+                    .map(|(cell, column)| (column.name.to_owned(), value(cell, column.kind)))
+                    .collect();
+                serde_json::to_writer(&mut *to, &object)?;
+                to.write_all(b"\n")
+            }
+        }
+    }
+}
+
+/// A cell as text; nothing for NULL.
+fn text(cell: &Cell<'_>, kind: Kind) -> String {
+    match (cell, kind) {
+        (Cell::Null, _) => String::new(),
+        (Cell::Int(micros), Kind::Time) => Timestamp::from_micros_clamped(*micros).to_string(),
+        (Cell::Int(value), _) => value.to_string(),
+        (Cell::Bool(value), _) => value.to_string(),
+        (Cell::Uuid(value), _) => value.to_string(),
+        (Cell::Text(value), _) => value.to_string(),
+    }
+}
+
+fn value(cell: &Cell<'_>, kind: Kind) -> Value {
+    match (cell, kind) {
+        (Cell::Null, _) => Value::Null,
+        (Cell::Int(value), Kind::Int | Kind::Small) => (*value).into(),
+        (Cell::Bool(value), _) => (*value).into(),
+        (Cell::Text(json), Kind::Json) => serde_json::from_str(json).unwrap_or_default(),
+        (Cell::Int(_) | Cell::Uuid(_) | Cell::Text(_), _) => text(cell, kind).into(),
+    }
+}
+
+/// Quoted where it has to be, and where a spreadsheet would take it for a formula.
+fn csv(text: &str) -> String {
+    let formula = text.starts_with(['=', '+', '-', '@']) && text.parse::<f64>().is_err();
+    let text = if formula {
+        format!("'{text}")
+    } else {
+        text.to_owned()
+    };
+    if text.contains([',', '"', '\n', '\r']) {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text
+    }
+}
+
+/// The key, which column, and what it was and would be.
+fn difference_columns(table: &Table) -> Vec<Column> {
+    let text = |name| Column {
+        name,
+        kind: Kind::Text,
+    };
+    let mut columns = vec![text("change")];
+    columns.extend(table.key_columns());
+    columns.extend([text("column"), text("live"), text("replayed")]);
+    columns
+}
+
+fn write_differences(
+    writer: &RowWriter,
+    table: &Table,
+    page: &Page<'_>,
+    to: &mut dyn Write,
+) -> io::Result<usize> {
+    let differences = page.differences();
+    for difference in &differences {
+        match difference {
+            Difference::Added(row) => write_difference(writer, table, "added", row, None, to)?,
+            Difference::Removed(row) => write_difference(writer, table, "removed", row, None, to)?,
+            Difference::Changed(live, replayed) => {
+                for index in table.key..table.columns.len() {
+                    if live[index] != replayed[index] {
+                        let change = Some((index, &live[index], &replayed[index]));
+                        write_difference(writer, table, "changed", replayed, change, to)?;
+                    }
+                }
+            }
+        }
+    }
+    Ok(differences.len())
+}
+
+fn write_difference(
+    writer: &RowWriter,
+    table: &Table,
+    word: &'static str,
+    row: &[Cell<'_>],
+    change: Option<(usize, &Cell<'_>, &Cell<'_>)>,
+    to: &mut dyn Write,
+) -> io::Result<()> {
+    let mut cells: Vec<Cell<'_>> = vec![word.into()];
+    cells.extend_from_slice(&row[..table.key]);
+    match change {
+        None => cells.extend([Cell::Null, Cell::Null, Cell::Null]),
+        Some((index, live, replayed)) => {
+            let column = table.columns[index];
+            let shown = |cell: &Cell<'_>| match cell {
+                Cell::Null => Cell::Null,
+                cell => Cell::from(text(cell, column.kind)),
+            };
+            cells.extend([column.name.into(), shown(live), shown(replayed)]);
+        }
+    }
+    writer.row(&cells, to)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_are_quoted_where_they_must_be() {
+        assert_eq!(csv("plain"), "plain");
+        assert_eq!(csv("a,b"), "\"a,b\"");
+        assert_eq!(csv("say \"hi\""), "\"say \"\"hi\"\"\"");
+        assert_eq!(csv("=1+2"), "'=1+2");
+        assert_eq!(csv("-5"), "-5");
+    }
+}

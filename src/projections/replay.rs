@@ -1,0 +1,293 @@
+//! Replaying: a projection run over one tenant's events into whatever takes the rows, touching
+//! nothing that people read. So a new question can be asked of old events: what was known then,
+//! what another rule would have said, and what would change.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use super::changes::Sums;
+use super::projection::Projection;
+use super::rebuild::fill::{self, Whole};
+use super::store::Store;
+use super::table::{Cell, Rows, Table, Writing};
+use super::{Projections, metrics};
+use crate::domain::precedence::PrecedenceRule;
+use crate::domain::time::Timestamp;
+use crate::ledger::record::{Position, TenantPlace};
+use crate::ledger::storage::{StorageError, StreamQuery};
+
+/// What is to be replayed.
+#[derive(Clone, Debug)]
+pub struct Replay {
+    pub projection: Projection,
+    pub tenant: TenantPlace,
+    /// By `occurred_at` (metrics: the minute), inclusive.
+    pub from: Option<Timestamp>,
+    /// By `occurred_at` (metrics: the minute), exclusive.
+    pub to: Option<Timestamp>,
+    pub as_of: AsOf,
+    pub rule: PrecedenceRule,
+}
+
+/// Which events are taken as known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AsOf {
+    Now,
+    /// Those recorded by then.
+    Time(Timestamp),
+    Position(Position),
+}
+
+/// Rows that are ready, and how many events were read for them.
+#[derive(Debug)]
+pub struct Page<'a> {
+    pub rows: Rows<'a>,
+    /// What is live in the same place, if it was asked for.
+    pub live: Option<Rows<'static>>,
+    pub events: usize,
+}
+
+/// A row that would be another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Difference<'a> {
+    /// Only the replay has it.
+    Added(Vec<Cell<'a>>),
+    /// Only the live table has it.
+    Removed(Vec<Cell<'a>>),
+    /// Live, then replayed.
+    Changed(Vec<Cell<'a>>, Vec<Cell<'a>>),
+}
+
+/// Why a replay ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error(transparent)]
+    Unreadable(#[from] super::stream::Unreadable),
+    #[error("the rows could not be written")]
+    Output(#[source] std::io::Error),
+}
+
+impl Projections {
+    /// How many events a replay reads at most, in the whole partition.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when the database failed.
+    pub async fn replay_size(&self, replay: &Replay) -> Result<i64, StorageError> {
+        let heads = self.inner.storage.heads().await?;
+        let head = heads
+            .iter()
+            .find(|head| head.partition == replay.tenant.partition);
+        Ok(head.map_or(0, |head| head.position.0))
+    }
+
+    /// Runs a projection over the tenant's events and hands over its rows, a page at a time, in the
+    /// order of streams; metrics come as one page at the end. Memory holds a few pages. With
+    /// `beside_live`, each page comes with the live rows of the same streams.
+    ///
+    /// # Errors
+    ///
+    /// [`ReplayError`] when events can't be read, or `take` fails.
+    pub async fn replay(
+        &self,
+        replay: &Replay,
+        beside_live: bool,
+        mut take: impl FnMut(Page<'_>) -> std::io::Result<()>,
+    ) -> Result<(), ReplayError> {
+        let table = replay.projection.tables()[0];
+        let until = match replay.as_of {
+            AsOf::Position(position) => position,
+            AsOf::Now | AsOf::Time(_) => Position(i64::MAX),
+        };
+        let query = StreamQuery {
+            partition: replay.tenant.partition,
+            tenant_id: Some(replay.tenant.tenant_id.clone()),
+            after: None,
+            until,
+            limit: 0,
+        };
+        let mut tasks = tokio::task::JoinSet::new();
+        let storage = std::sync::Arc::clone(&self.inner.storage);
+        let mut pages = fill::read_ahead(storage, query, &mut tasks);
+        let mut sums = (table.writing == Writing::Add).then(|| Sums::new(table));
+        let mut after = uuid::Uuid::nil();
+        let mut is_first = true;
+        while let Some(page) = pages.recv().await {
+            let mut page = page?;
+            let last = page.last().map(|whole| whole.stream_id.0);
+            known_by(&mut page, replay.as_of);
+            let events = page.iter().map(|whole| whole.events.len()).sum();
+            let streams = fill::views(replay.tenant.partition, &page, replay.rule);
+            let mut found = Rows::new(table);
+            for streams in streams.chunks(STREAMS_AT_ONCE) {
+                for stream in streams {
+                    if let Some(rows) = replay.projection.rows(stream)?.into_iter().next() {
+                        found.append(rows);
+                    }
+                }
+                tokio::task::yield_now().await;
+            }
+            let rows = replay.within(&found);
+            if let Some(sums) = &mut sums {
+                sums.add(&rows.into_owned(), 1);
+                let rows = Rows::new(table);
+                let live = None;
+                take(Page { rows, live, events }).map_err(ReplayError::Output)?;
+                continue;
+            }
+            let mut live = None;
+            if beside_live && let Some(last) = last {
+                let span = (!is_first).then_some(after);
+                live = Some(replay.live(self.store(), span, Some(last)).await?);
+                after = last;
+                is_first = false;
+            }
+            take(Page { rows, live, events }).map_err(ReplayError::Output)?;
+        }
+        let events = 0;
+        if let Some(sums) = sums {
+            let mut rows = sums.into_rows();
+            replay.projection.settle(&mut rows);
+            let mut live = None;
+            if beside_live {
+                live = Some(replay.live(self.store(), None, None).await?);
+            }
+            take(Page { rows, live, events }).map_err(ReplayError::Output)?;
+        } else if beside_live {
+            // What is live after the last stream that is known.
+            let rows = Rows::new(table);
+            let span = (!is_first).then_some(after);
+            let live = Some(replay.live(self.store(), span, None).await?);
+            take(Page { rows, live, events }).map_err(ReplayError::Output)?;
+        }
+        Ok(())
+    }
+}
+
+/// Streams folded before others on this thread get their turn.
+const STREAMS_AT_ONCE: usize = 50;
+
+/// Leaves only what was known by then; whole streams may go.
+fn known_by(page: &mut Vec<Whole>, as_of: AsOf) {
+    if let AsOf::Time(time) = as_of {
+        for whole in page.iter_mut() {
+            // Recorded in order, so what is known is a beginning.
+            whole
+                .events
+                .retain(|event| event.recorded_at <= time.as_micros());
+        }
+        page.retain(|whole| !whole.events.is_empty());
+    }
+}
+
+impl Replay {
+    /// The column that says when a row is from.
+    fn time_column(&self) -> &'static str {
+        match self.projection {
+            Projection::Notifications | Projection::NotificationLogs | Projection::Timeline => {
+                "occurred_at"
+            }
+            Projection::Metrics => "at",
+        }
+    }
+
+    /// The rows of the time asked for.
+    fn within<'a>(&self, rows: &Rows<'a>) -> Rows<'a> {
+        let table = rows.table;
+        let mut kept = Rows::new(table);
+        let name = self.time_column();
+        let Some(index) = table.columns.iter().position(|column| column.name == name) else {
+            return kept;
+        };
+        let from = self.bound(self.from);
+        let to = self.to;
+        for row in rows.iter() {
+            let at = row[index].as_int().unwrap_or_default();
+            if from.is_none_or(|from| at >= from) && to.is_none_or(|to| at < to.as_micros()) {
+                kept.extend_from_row(row);
+            }
+        }
+        kept
+    }
+
+    /// Metrics are counted by whole minutes: the one in which the range begins belongs to it.
+    fn bound(&self, time: Option<Timestamp>) -> Option<i64> {
+        let micros = time.map(Timestamp::as_micros);
+        match self.projection {
+            Projection::Metrics => micros.map(|micros| metrics::floor(micros, metrics::MINUTE)),
+            Projection::Notifications | Projection::NotificationLogs | Projection::Timeline => {
+                micros
+            }
+        }
+    }
+
+    /// The live rows of the streams after one, up to another, in the time asked for.
+    async fn live(
+        &self,
+        store: &Store,
+        after: Option<uuid::Uuid>,
+        until: Option<uuid::Uuid>,
+    ) -> Result<Rows<'static>, StorageError> {
+        let table = self.projection.tables()[0];
+        let stream = match self.projection {
+            Projection::Notifications | Projection::NotificationLogs => "notification_id",
+            Projection::Timeline => "stream_id",
+            Projection::Metrics => "",
+        };
+        let mut sql = format!(
+            "SELECT {} FROM {} WHERE partition = $1 AND tenant_id = $2",
+            Table::names(table.columns),
+            table.name
+        );
+        let mut arguments: Vec<Cell<'_>> = vec![
+            i64::from(self.tenant.partition.0).into(),
+            self.tenant.tenant_id.as_str().into(),
+        ];
+        for (bound, comparison) in [(after, ">"), (until, "<=")] {
+            if let Some(bound) = bound.filter(|_| !stream.is_empty()) {
+                arguments.push(bound.into());
+                // Writing to a `String` does not fail.
+                let _ = write!(sql, " AND {stream} {comparison} ${}", arguments.len());
+            }
+        }
+        let mut rows = Rows::new(table);
+        for row in store.select(&sql, &arguments, table.columns).await? {
+            rows.extend_from_row(&row);
+        }
+        Ok(self.within(&rows))
+    }
+}
+
+impl<'a> Page<'a> {
+    /// What differs between live and replayed rows, in the order of their keys. Of metrics only
+    /// minutes are compared: hours and days follow from them.
+    pub fn differences(&self) -> Vec<Difference<'a>> {
+        let Some(live) = &self.live else {
+            return Vec::new();
+        };
+        let table = self.rows.table;
+        let is_compared = |row: &[Cell<'_>]| {
+            table.writing == Writing::Replace || row[2].as_int() == Some(metrics::MINUTE)
+        };
+        let mut standing: BTreeMap<Vec<Cell<'a>>, Vec<Cell<'a>>> = live
+            .iter()
+            .filter(|row| is_compared(row))
+            .map(|row| (row[..table.key].to_vec(), row.to_vec()))
+            .collect();
+        let mut differences = Vec::new();
+        for row in self.rows.sorted() {
+            if !is_compared(row) {
+                continue;
+            }
+            match standing.remove(&row[..table.key]) {
+                None => differences.push(Difference::Added(row.to_vec())),
+                Some(live) if live == row => {}
+                Some(live) => differences.push(Difference::Changed(live, row.to_vec())),
+            }
+        }
+        differences.extend(standing.into_values().map(Difference::Removed));
+        differences
+    }
+}
