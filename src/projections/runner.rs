@@ -190,6 +190,10 @@ impl Follower {
         let mode = self.modes.get(&projection).copied().unwrap_or(Mode::Normal);
         match step.outcome {
             Outcome::UpToDate { at } => {
+                // What stopped it was put right, and there is no event that would show it.
+                if at.error.is_some() {
+                    self.recover(&at).await;
+                }
                 self.reached(&at);
                 false
             }
@@ -199,11 +203,7 @@ impl Follower {
             }
             Outcome::Moved { to, events } => {
                 if matches!(mode, Mode::Stopped { .. }) {
-                    tracing::info!(
-                        projection = projection.name(),
-                        partition = self.partition.0,
-                        "the projection goes on"
-                    );
+                    Self::tell_it_goes_on(&to);
                 }
                 self.reached(&to);
                 self.room
@@ -236,6 +236,23 @@ impl Follower {
                 true
             }
         }
+    }
+
+    async fn recover(&mut self, at: &Checkpoint) {
+        if let Err(error) = self.room.store.recover(at).await {
+            self.pause(&error);
+            return;
+        }
+        Self::tell_it_goes_on(at);
+        self.modes.insert(at.projection, Mode::Normal);
+    }
+
+    fn tell_it_goes_on(at: &Checkpoint) {
+        tracing::info!(
+            projection = at.projection.name(),
+            partition = at.partition.0,
+            "the projection goes on"
+        );
     }
 
     fn reached(&self, at: &Checkpoint) {

@@ -119,6 +119,11 @@ const FAIL: &str = "
     SET error = $3, failed_at = $4
     WHERE partition = $1 AND projection = $2 AND position = $5";
 
+const RECOVER: &str = "
+    UPDATE projection_checkpoints
+    SET error = NULL, failed_at = NULL
+    WHERE partition = $1 AND projection = $2 AND position = $3 AND error = $4";
+
 /// A checkpoint from its row; `None` for a projection of a newer release.
 macro_rules! checkpoint {
     ($row:expr) => {{
@@ -267,6 +272,25 @@ impl Store {
                 .bind(error)
                 .bind(at.as_micros())
                 .bind(checkpoint.position.0)
+                .execute(&mut **connection)
+                .await?;
+        });
+        transaction.commit().await
+    }
+
+    /// Notes that what had stopped a projection is gone, unless something else has meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when the database failed.
+    pub async fn recover(&self, checkpoint: &Checkpoint) -> Result<(), StorageError> {
+        let mut transaction = self.begin().await?;
+        in_both!(&mut transaction, connection => {
+            sqlx::query(RECOVER)
+                .bind(checkpoint.partition.0)
+                .bind(checkpoint.projection.name())
+                .bind(checkpoint.position.0)
+                .bind(checkpoint.error.as_deref())
                 .execute(&mut **connection)
                 .await?;
         });
