@@ -30,9 +30,11 @@ const PACE: Duration = Duration::from_millis(10);
 /// Steps at the same time in one process. More would take the connections from callers.
 const STEPS_AT_ONCE: usize = 2;
 /// The first pause after the database failed or a projection stopped; then twice as long each
-/// time, up to the longest.
+/// time, up to the longest. A database comes back by itself, and then everybody waits; what stopped
+/// a projection waits for a person.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
-const PAUSE_MAX: Duration = Duration::from_secs(30);
+const OUTAGE_PAUSE_MAX: Duration = Duration::from_secs(5);
+const STOPPED_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// How a projection is getting on, as this process sees it.
 #[derive(Clone, Copy, Debug)]
@@ -181,7 +183,7 @@ impl Follower {
                 "projections can't follow the ledger for now"
             );
         }
-        self.outage = Some(next_pause(self.outage));
+        self.outage = Some(next_pause(self.outage, OUTAGE_PAUSE_MAX));
     }
 
     /// Says whether the projection can go on at once.
@@ -290,7 +292,7 @@ impl Follower {
         if let Err(error) = self.room.store.fail(at, &error, now).await {
             self.pause(&error);
         }
-        let pause = next_pause(before);
+        let pause = next_pause(before, STOPPED_PAUSE_MAX);
         self.modes.insert(
             at.projection,
             Mode::Stopped {
@@ -301,6 +303,6 @@ impl Follower {
     }
 }
 
-fn next_pause(last: Option<Duration>) -> Duration {
-    last.map_or(PAUSE_MIN, |last| PAUSE_MAX.min(last * 2))
+fn next_pause(last: Option<Duration>, longest: Duration) -> Duration {
+    last.map_or(PAUSE_MIN, |last| longest.min(last * 2))
 }
