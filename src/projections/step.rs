@@ -49,6 +49,9 @@ pub enum Outcome {
 pub enum Trouble {
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
+    /// Not what one event says, but what stands where: no projection can go on.
+    #[error("the record is damaged")]
+    Damaged(#[source] Arc<StorageError>),
     #[error("the database refuses its rows")]
     Refused(#[source] StorageError),
     /// The ledger is not the one the tables were made from.
@@ -92,6 +95,7 @@ enum Read {
     Batch(Batch),
     Nothing,
     Fork,
+    Damaged(Arc<StorageError>),
 }
 
 impl Stepper {
@@ -136,7 +140,10 @@ impl Stepper {
         }
         let mut read = Vec::new();
         for ((position, hash, events_max), checkpoints) in groups {
-            let found = self.read(partition, position, &hash, events_max).await?;
+            let found = match self.read(partition, position, &hash, events_max).await {
+                Err(damaged @ StorageError::Damaged { .. }) => Read::Damaged(Arc::new(damaged)),
+                found => found?,
+            };
             match found {
                 Read::Batch(batch) => read.push((batch, checkpoints)),
                 Read::Nothing => steps.extend(checkpoints.into_iter().map(|at| Step {
@@ -150,6 +157,13 @@ impl Stepper {
                             position: at.position,
                         },
                         at,
+                    },
+                })),
+                Read::Damaged(damaged) => steps.extend(checkpoints.into_iter().map(|at| Step {
+                    projection: at.projection,
+                    outcome: Outcome::Stopped {
+                        at,
+                        why: Trouble::Damaged(Arc::clone(&damaged)),
                     },
                 })),
             }
@@ -245,7 +259,8 @@ impl Stepper {
     ///
     /// # Errors
     ///
-    /// [`StorageError`] when the database failed, or lacks an event.
+    /// [`StorageError`] when the database failed; [`StorageError::Damaged`] when it lacks an event
+    /// of one of the streams.
     pub async fn load(
         &self,
         partition: Partition,
@@ -301,6 +316,9 @@ impl Stepper {
                 }
             }
         }
+        for stream in &streams {
+            stream.check()?;
+        }
         Ok(Batch {
             partition,
             streams,
@@ -312,6 +330,25 @@ impl Stepper {
 }
 
 impl Loaded {
+    /// Without the events before them, what follows from some events would be wrong in silence.
+    fn check(&self) -> Result<(), StorageError> {
+        let gap = self
+            .events
+            .iter()
+            .zip(1..)
+            .find(|(event, sequence)| event.sequence.0 != *sequence);
+        match gap {
+            None => Ok(()),
+            Some((event, sequence)) => Err(StorageError::Damaged {
+                table: "events",
+                detail: format!(
+                    "position {} is event {} of stream {}, but event {sequence} is missing",
+                    event.position, event.sequence.0, self.stream_id
+                ),
+            }),
+        }
+    }
+
     fn key(&self, partition: Partition) -> Result<StreamKey, StorageError> {
         let tenant_id = TenantId::new(&self.tenant_id).map_err(|_| StorageError::Damaged {
             table: "events",
