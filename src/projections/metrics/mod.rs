@@ -237,7 +237,8 @@ fn reached(message: &Message) -> [(Stage, Option<Timestamp>); 8] {
         ),
         (
             Stage::Suppressed,
-            ended(Status::Suppressed, times.suppressed_at),
+            // The one that stands, not one that a retry has superseded.
+            ended(Status::Suppressed, message.status_at),
         ),
         (Stage::Seen, times.seen_at),
         (Stage::Read, times.read_at),
