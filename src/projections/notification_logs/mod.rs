@@ -1,6 +1,9 @@
 //! `notification_logs`: one row per message, to track deliveries and list failures.
 
 pub mod query;
+use std::fmt::Write;
+
+use ring::digest::{SHA256, digest};
 
 use super::notifications::{metadata_json, time};
 use super::stream::{Folded, Stream, Unreadable};
@@ -53,6 +56,10 @@ pub static NOTIFICATION_LOGS: Table = Table {
     ],
 };
 
+/// Longest key of a message that is kept as it is, in bytes. PostgreSQL's indexes hold 2704 in all,
+/// and a key may have three names in it, each of 256 characters of four bytes.
+const KEY_BYTES_MAX: usize = 2048;
+
 /// What one stream contributes: a row per message.
 pub(super) fn rows<'a>(stream: &'a Stream<'a>, logs: &mut Rows<'a>) -> Result<(), Unreadable> {
     let Some(folded) = stream.notification()? else {
@@ -94,7 +101,7 @@ fn row<'a>(stream: &'a Stream<'a>, folded: &'a Folded, message: &'a Message) -> 
         i64::from(stream.partition.0).into(),
         stream.tenant_id.into(),
         stream.stream_id.0.into(),
-        identity.key.as_str().into(),
+        key(&identity.key),
         first_position.unwrap_or(stream.first_position()).0.into(),
         request
             .and_then(|request| request.external_id.as_deref())
@@ -152,4 +159,37 @@ fn row<'a>(stream: &'a Stream<'a>, folded: &'a Folded, message: &'a Message) -> 
         message.report_shown.and_then(sequence).into(),
         metadata_json(folded),
     ]
+}
+
+/// A message's key, short enough for an index. What is cut off is told apart by its hash.
+fn key(key: &str) -> Cell<'_> {
+    if key.len() <= KEY_BYTES_MAX {
+        return key.into();
+    }
+    let hash = digest(&SHA256, key.as_bytes());
+    let rest = 2 * hash.as_ref().len() + "…".len();
+    let mut short = key[..key.floor_char_boundary(KEY_BYTES_MAX - rest)].to_owned();
+    short.push('…');
+    for byte in hash.as_ref() {
+        // Text does not fail to take text.
+        let _ = write!(short, "{byte:02x}");
+    }
+    short.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_key_is_cut_and_stays_one_of_its_own() {
+        let long = "é".repeat(KEY_BYTES_MAX);
+        let longer = long.clone() + "é";
+
+        assert_eq!(key("sg-1"), Cell::from("sg-1"));
+        assert_ne!(key(&long), key(&longer));
+        for cell in [key(&long), key(&longer)] {
+            assert!((KEY_BYTES_MAX - 1..=KEY_BYTES_MAX).contains(&cell.as_text().unwrap().len()));
+        }
+    }
 }
