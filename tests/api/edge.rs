@@ -47,7 +47,7 @@ async fn another_method_says_which_ones_there_are() {
     let f = Fixture::new().await;
     let id = f.requested().await;
     for (path, method, allow) in [
-        (NOTIFICATIONS.to_owned(), Method::PUT, "GET,HEAD,POST"),
+        (NOTIFICATIONS.to_owned(), Method::PUT, "POST,GET,HEAD"),
         (format!("{NOTIFICATIONS}/{id}"), Method::DELETE, "GET,HEAD"),
         (format!("{NOTIFICATIONS}/{id}/sent"), Method::GET, "POST"),
         ("/v1/keys".to_owned(), Method::DELETE, "POST,GET,HEAD"),

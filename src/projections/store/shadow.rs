@@ -103,6 +103,8 @@ impl Transaction {
                         .await?;
                 }
             }
+        }
+        if !self.is_postgres() {
             for index in self.shadow_indexes(projection).await? {
                 self.execute(&index.build).await?;
             }
