@@ -44,6 +44,7 @@ mod disturbance;
 mod following;
 mod killed;
 mod process;
+mod rebuilt;
 mod rules;
 mod storm;
 mod tables;
