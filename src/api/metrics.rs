@@ -186,10 +186,10 @@ fn wanted(now: Timestamp, filters: &mut Filters) -> Wanted {
     let group_by = filters.word_list("group_by", &Dimension::WORDS, Dimension::from_word);
     let micros = |time: Timestamp| time.as_micros();
     let day = i64::try_from(RANGE_DEFAULT.as_micros()).unwrap_or(i64::MAX);
-    let to = to.map_or(micros(now), micros);
-    if from.is_some_and(|from| micros(from) > to) {
+    if to.is_none() && from.is_some_and(|from| from > now) {
         filters.fault("from", "is later than `to`, which is now if left out");
     }
+    let to = to.map_or(micros(now), micros);
     let from = from.map_or((to - day).max(0), micros);
     let end = to + (MINUTE_MICROS - 1);
     Wanted {
