@@ -220,6 +220,24 @@ impl Fixture {
         made["id"].as_str().unwrap().to_owned()
     }
 
+    /// An answer that has everything the usual tenant has written so far.
+    pub(crate) async fn fresh(&self, path: &str) -> Value {
+        let heads = self.state.ledger.heads().await.unwrap();
+        let head = heads.iter().find(|head| head.partition.0 == 3).unwrap();
+        let position = format!("3-{}", head.position);
+        let answer = self.get(path).header("ledger-min-position", &position);
+        answer.send().await.expect(200)
+    }
+
+    /// Takes everybody's keys away, as erasures do.
+    pub(crate) async fn erase_everybody(&self) {
+        let erase = sqlx::raw_sql("UPDATE data_keys SET wrapped_key = NULL, erased_at = 1");
+        match &self.state.database {
+            Database::Postgres { pool, .. } => drop(erase.execute(pool).await.unwrap()),
+            Database::Sqlite { pool, .. } => drop(erase.execute(pool).await.unwrap()),
+        }
+    }
+
     /// How many events there are.
     pub(crate) async fn events(&self) -> usize {
         let page = self.get("/v1/events?limit=200").send().await.expect(200);
@@ -409,7 +427,11 @@ async fn state(
     let ledger = Ledger::start(
         database.storage(),
         Arc::clone(&master),
-        Options::default(),
+        Options {
+            // An erasure is noticed at once.
+            key_cache_ttl: Duration::ZERO,
+            ..Options::default()
+        },
         surroundings.clone(),
         &metrics,
         &tasks,

@@ -16,6 +16,7 @@ mod fixture;
 mod headers;
 mod history;
 mod live;
+mod lists;
 
 /// Runs each test on SQLite and, shown as ignored where there is none, on PostgreSQL.
 macro_rules! on_both_databases {
