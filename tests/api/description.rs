@@ -244,7 +244,11 @@ async fn every_route_is_described_and_every_description_is_a_route() {
         "/v1/tenants/{id}",
         "/v1/keys",
         "/v1/keys/{id}",
+        "/v1/notification-logs",
+        "/v1/timeline",
+        "/v1/metrics",
         "/v1/admin/ledger",
+        "/v1/admin/projections",
         "/healthz",
         "/readyz",
         "/metrics",
@@ -378,6 +382,21 @@ async fn answers_have_the_fields_that_are_described() {
         .send()
         .await
         .expect(200);
+    let [listed, logged, timeline, metrics] = [
+        "/v1/notifications",
+        "/v1/notification-logs",
+        "/v1/timeline",
+        "/v1/metrics",
+    ]
+    .map(|path| f.fresh(path));
+    let (listed, logged) = (listed.await, logged.await);
+    let (timeline, metrics) = (timeline.await, metrics.await);
+    let projections = f
+        .get("/v1/admin/projections")
+        .key(&f.operator)
+        .send()
+        .await
+        .expect(200);
     let keys = f.get("/v1/keys").send().await.expect(200);
     let made = f.post("/v1/keys", &json!({})).send().await.expect(201);
     let tenants = f.get("/v1/tenants").send().await.expect(200);
@@ -392,6 +411,17 @@ async fn answers_have_the_fields_that_are_described() {
         ("ActorView", &events["data"][0]["actor"]),
         ("LedgerView", &ledger),
         ("HeadView", &ledger["partitions"][0]),
+        ("ListedNotification", &listed["data"][0]),
+        ("LogView", &logged["data"][0]),
+        ("TimelineView", &timeline["data"][0]),
+        ("MetricsView", &metrics),
+        ("SeriesView", &metrics["series"][0]),
+        ("PointView", &metrics["series"][0]["points"][0]),
+        ("TotalsView", &metrics["series"][0]["totals"]),
+        ("LatencyView", &metrics["series"][0]["latency_ms"]),
+        ("QuantilesView", &metrics["series"][0]["latency_ms"]["sent"]),
+        ("ProjectionView", &projections["data"][0]),
+        ("CheckpointView", &projections["data"][0]["partitions"][0]),
         ("KeyView", &keys["data"][0]),
         ("NewKeyView", &made),
         ("TenantView", &tenants["data"][0]),

@@ -10,6 +10,7 @@ mod administration;
 mod bodies;
 mod bulk;
 mod commands;
+mod counts;
 mod description;
 mod edge;
 mod fixture;
@@ -17,6 +18,7 @@ mod headers;
 mod history;
 mod live;
 mod lists;
+mod timeline;
 
 /// Runs each test on SQLite and, shown as ignored where there is none, on PostgreSQL.
 macro_rules! on_both_databases {
