@@ -16,7 +16,7 @@ use crate::tables::assert_expected;
 use crate::wait::until;
 
 /// How often a service is killed.
-const ROUNDS: usize = 6;
+const ROUNDS: usize = 4;
 /// Events that are answered between two kills.
 const EVENTS: std::ops::Range<usize> = 20..120;
 /// A little longer, so that any part of a step may be the last one.

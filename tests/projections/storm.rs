@@ -579,7 +579,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(config(8))]
+    #![proptest_config(config(6))]
 
     #[test]
     fn after_any_storm_the_tables_are_as_expected(turns in any_storm(140)) {
