@@ -16,8 +16,8 @@ mod edge;
 mod fixture;
 mod headers;
 mod history;
-mod live;
 mod lists;
+mod live;
 mod timeline;
 
 /// Runs each test on SQLite and, shown as ignored where there is none, on PostgreSQL.
