@@ -108,7 +108,7 @@ impl<'a> Filter<'a> {
                     .push(
                         " AND EXISTS (SELECT 1 FROM notification_metadata AS e
                         WHERE e.partition = t.partition AND e.tenant_id = t.tenant_id
-                            AND e.notification_id = t.notification_id",
+                            AND e.first_position = t.first_position",
                     )
                     .among("e.entry", values)
                     .push(")");

@@ -59,9 +59,9 @@ pub static METADATA: Table = Table {
     columns: columns![
         partition: Small,
         tenant_id: Text,
-        notification_id: Uuid,
         entry: Uuid,
         first_position: Int,
+        notification_id: Uuid,
     ],
 };
 
@@ -80,9 +80,9 @@ pub(super) fn rows<'a>(
         metadata.push([
             i64::from(stream.partition.0).into(),
             stream.tenant_id.into(),
-            stream.stream_id.0.into(),
             metadata_entry(key, value).into(),
             stream.first_position().0.into(),
+            stream.stream_id.0.into(),
         ]);
     }
     Ok(())
