@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt};
 use sqlx::postgres::{
-    PgBindIterExt, PgConnectOptions, PgConnection, PgListener, PgPool, PgPoolOptions,
+    PgBindIterExt, PgConnectOptions, PgConnection, PgListener, PgPool, PgPoolOptions, PgRow,
 };
 use sqlx::{AssertSqlSafe, ConnectOptions, Executor, Row};
 
@@ -305,15 +305,14 @@ impl Storage for PostgresStorage {
     async fn by_stream(&self, query: &StreamQuery) -> Result<Vec<StreamEvent>, StorageError> {
         // The planner takes the rows for scattered and would rather sort all of them.
         const ALONG_THE_INDEX: &str = "
+            BEGIN READ ONLY;
             SET LOCAL enable_seqscan = off;
             SET LOCAL enable_bitmapscan = off;
             SET LOCAL enable_sort = off";
-        let mut transaction = self.pool.begin().await?;
-        sqlx::raw_sql(ALONG_THE_INDEX)
-            .execute(&mut *transaction)
-            .await?;
+        let mut transaction = self.pool.begin_with(ALONG_THE_INDEX).await?;
         let (tenant_id, stream_id, sequence) = query.begins_after();
-        let rows = sqlx::query(
+        // Row by row, so that memory does not hold the whole page twice.
+        let events = sqlx::query(
             query
                 .tenant_id
                 .as_ref()
@@ -325,10 +324,11 @@ impl Storage for PostgresStorage {
         .bind(sequence.0)
         .bind(query.until.0)
         .bind(query.limit)
+        .try_map(|row: PgRow| Ok(stream_event!(row)))
         .fetch_all(&mut *transaction)
         .await?;
         transaction.rollback().await?;
-        rows.iter().map(|row| Ok(stream_event!(row))).collect()
+        Ok(events)
     }
 
     async fn heads(&self) -> Result<Vec<Head>, StorageError> {

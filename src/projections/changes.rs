@@ -1,6 +1,6 @@
 //! From what streams contributed before and contribute now to what must change in the tables.
 
-use std::collections::HashMap;
+use hashbrown::{Equivalent, HashMap};
 
 use super::table::{Cell, Rows, Table, Writing};
 
@@ -13,11 +13,24 @@ pub struct Changes<'a> {
     pub gone: Rows<'a>,
 }
 
-/// Adds up rows of a table that adds up.
+/// Adds up rows of a table that adds up. Outlives what the rows were made from.
 #[derive(Debug)]
-pub struct Sums<'a> {
+pub struct Sums {
     table: &'static Table,
-    by_key: HashMap<Vec<Cell<'a>>, Vec<i64>>,
+    by_key: HashMap<Key, Vec<i64>>,
+}
+
+/// The first cells of a row.
+type Key = Vec<Cell<'static>>;
+
+/// A key that is looked for.
+#[derive(Hash)]
+struct Sought<'a>(&'a [Cell<'a>]);
+
+impl Equivalent<Key> for Sought<'_> {
+    fn equivalent(&self, key: &Key) -> bool {
+        self.0 == key.as_slice()
+    }
 }
 
 impl<'a> Changes<'a> {
@@ -56,7 +69,7 @@ impl<'a> Changes<'a> {
     }
 }
 
-impl<'a> Sums<'a> {
+impl Sums {
     pub fn new(table: &'static Table) -> Self {
         debug_assert_eq!(table.writing, Writing::Add);
         Self {
@@ -66,19 +79,20 @@ impl<'a> Sums<'a> {
     }
 
     /// Adds rows `times` over; −1 takes them back.
-    pub fn add(&mut self, rows: &Rows<'a>, times: i64) {
+    pub fn add(&mut self, rows: &Rows<'_>, times: i64) {
         let key = self.table.key;
         for row in rows.iter() {
             let values = row[key..]
                 .iter()
                 .map(|cell| cell.as_int().unwrap_or_default());
-            if let Some(sum) = self.by_key.get_mut(&row[..key]) {
+            if let Some(sum) = self.by_key.get_mut(&Sought(&row[..key])) {
                 for (sum, value) in sum.iter_mut().zip(values) {
                     *sum += times * value;
                 }
             } else {
                 let new = values.map(|value| times * value).collect();
-                self.by_key.insert(row[..key].to_vec(), new);
+                let key = row[..key].iter().cloned().map(Cell::into_owned).collect();
+                self.by_key.insert(key, new);
             }
         }
     }
@@ -91,11 +105,11 @@ impl<'a> Sums<'a> {
         self.by_key.is_empty()
     }
 
-    /// What is left, in the order of the keys; what cancelled out is left away.
-    pub fn into_rows(self) -> Rows<'a> {
+    /// What is left, in the order of the keys; what cancelled out is left away. Then it begins anew.
+    pub fn take_rows(&mut self) -> Rows<'static> {
         let mut sums: Vec<_> = self
             .by_key
-            .into_iter()
+            .drain()
             .filter(|(_, sum)| sum.iter().any(|value| *value != 0))
             .collect();
         sums.sort_unstable();
@@ -161,6 +175,6 @@ mod tests {
         sums.add(&rows(&SUMMED, &[(2, 3), (1, 1)]), 1);
         sums.add(&rows(&SUMMED, &[(1, 1), (3, 1)]), -1);
 
-        assert_eq!(pairs(&sums.into_rows()), [(2, 3), (3, -1)]);
+        assert_eq!(pairs(&sums.take_rows()), [(2, 3), (3, -1)]);
     }
 }

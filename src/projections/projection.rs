@@ -128,7 +128,7 @@ impl Projection {
         let tables = self.tables();
         let mut changes: Vec<Changes<'a>> =
             tables.iter().map(|table| Changes::new(table)).collect();
-        let mut sums: Vec<Option<Sums<'a>>> = tables
+        let mut sums: Vec<Option<Sums>> = tables
             .iter()
             .map(|table| (table.writing == Writing::Add).then(|| Sums::new(table)))
             .collect();
@@ -154,8 +154,8 @@ impl Projection {
             }
         }
         for (changes, sums) in changes.iter_mut().zip(sums) {
-            if let Some(sums) = sums {
-                changes.rows = sums.into_rows();
+            if let Some(mut sums) = sums {
+                changes.rows = sums.take_rows();
                 self.settle(&mut changes.rows);
             }
         }

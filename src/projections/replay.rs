@@ -131,7 +131,7 @@ impl Projections {
             }
             let rows = replay.within(&found);
             if let Some(sums) = &mut sums {
-                sums.add(&rows.into_owned(), 1);
+                sums.add(&rows, 1);
                 let rows = Rows::new(table);
                 let live = None;
                 take(Page { rows, live, events }).map_err(ReplayError::Output)?;
@@ -147,8 +147,8 @@ impl Projections {
             take(Page { rows, live, events }).map_err(ReplayError::Output)?;
         }
         let events = 0;
-        if let Some(sums) = sums {
-            let mut rows = sums.into_rows();
+        if let Some(mut sums) = sums {
+            let mut rows = sums.take_rows();
             replay.projection.settle(&mut rows);
             let mut live = None;
             if beside_live {

@@ -131,7 +131,7 @@ fn complete(projection: Projection, rows: Rows<'static>) -> Vec<Row> {
     let rows = if rows.table.writing == Writing::Add {
         let mut sums = Sums::new(rows.table);
         sums.add(&rows, 1);
-        let mut rows = sums.into_rows();
+        let mut rows = sums.take_rows();
         projection.settle(&mut rows);
         rows
     } else {

@@ -28,6 +28,10 @@ use notification_ledger::tasks::Tasks;
 use notification_ledger::telemetry::Metrics;
 use sqlx::postgres::PgPool;
 
+/// As in the program that is measured.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Partitions of the ledger that is made, each with one tenant.
 const PARTITIONS: i16 = 8;
 /// Readers at the same time: as many as a rebuild has.

@@ -8,8 +8,8 @@ use tokio::sync::mpsc;
 
 use super::super::changes::Sums;
 use super::super::projection::Projection;
-use super::super::store::Place;
-use super::super::stream::Stream;
+use super::super::store::{Packed, Place};
+use super::super::stream::{Stream, Unreadable};
 use super::super::table::{Rows, Writing};
 use super::jobs::Part;
 use super::worker::{Interrupted, Worker};
@@ -20,7 +20,10 @@ use crate::ledger::storage::{StorageError, StreamQuery};
 
 /// Events in a page. At about 1 KiB each, with one page being read and one being written, this
 /// keeps memory well below 100 MB.
-const PAGE_EVENTS: i64 = 8_000;
+const PAGE_EVENTS: i64 = 5_000;
+/// Events written in one transaction: so many that what every transaction costs does not count. At
+/// about 500 bytes each this takes 16 MB.
+const LOAD_EVENTS: usize = 32_000;
 /// Streams folded before others on this thread get their turn.
 const STREAMS_AT_ONCE: usize = 50;
 
@@ -131,74 +134,112 @@ pub(super) async fn fill(worker: &Worker, part: &mut Part) -> Result<(), Interru
         limit: PAGE_EVENTS,
     };
     let mut pages = read_ahead(worker.storage(), query, &mut tasks);
+    let mut load = Load::new(worker);
     while let Some(page) = pages.recv().await {
-        write(worker, part, &page?).await?;
+        load.add(part.partition, &page?).await?;
+        if load.events >= LOAD_EVENTS {
+            write(worker, part, &mut load).await?;
+        }
     }
     part.is_filled = true;
     part.position = part.target;
-    // Gaps in the record would show here, but a rebuild is not what looks for them.
-    part.done = part.target.0;
-    let mut transaction = worker.begin().await?;
-    worker.save(&mut transaction, part).await?;
-    transaction.commit().await?;
-    Ok(())
+    write(worker, part, &mut load).await
 }
 
-/// Writes what a page of streams contributes, and how far that brings the part, in one transaction.
-async fn write(worker: &Worker, part: &mut Part, page: &[Whole]) -> Result<(), Interrupted> {
-    let Some(last) = page.last() else {
-        return Ok(());
-    };
-    let streams = views(part.partition, page, PrecedenceRule::default());
-    let mut tables = Vec::new();
-    for projection in worker.projections() {
-        tables.push((projection, rows(projection, &streams).await?));
+/// Writes a load, and how far that brings the part, in one transaction.
+async fn write(worker: &Worker, part: &mut Part, load: &mut Load) -> Result<(), Interrupted> {
+    part.done += i64::try_from(load.events).unwrap_or_default();
+    if part.is_filled {
+        // Gaps in the record would show here, but a rebuild is not what looks for them.
+        part.done = part.target.0;
     }
-    part.after = Some((last.tenant_id.clone(), last.stream_id));
-    let events: usize = page.iter().map(|stream| stream.events.len()).sum();
-    part.done += i64::try_from(events).unwrap_or_default();
+    part.after = load.last.take().or(part.after.take());
     let mut transaction = worker.begin().await?;
-    for (_, tables) in &tables {
-        for rows in tables {
-            match rows.table.writing {
-                Writing::Replace => transaction.copy(Place::Shadow, rows).await?,
-                Writing::Add => transaction.add(Place::Shadow, rows).await?,
+    for sheet in &mut load.sheets {
+        match sheet {
+            Sheet::Rows(packed) => transaction.unpack(Place::Shadow, packed).await?,
+            Sheet::Sums(projection, sums) => {
+                let mut rows = sums.take_rows();
+                projection.settle(&mut rows);
+                transaction.add(Place::Shadow, &rows).await?;
             }
         }
     }
     worker.save(&mut transaction, part).await?;
     transaction.commit().await?;
+    load.events = 0;
     Ok(())
 }
 
-/// What many streams contribute to a projection's tables: finished rows, or sums.
-pub(crate) async fn rows<'a>(
-    projection: Projection,
-    streams: &'a [Stream<'a>],
-) -> Result<Vec<Rows<'a>>, super::super::stream::Unreadable> {
-    let tables = projection.tables();
-    let mut kept: Vec<Rows<'a>> = tables.iter().map(|table| Rows::new(table)).collect();
-    let mut sums: Vec<Option<Sums<'a>>> = tables
-        .iter()
-        .map(|table| (table.writing == Writing::Add).then(|| Sums::new(table)))
-        .collect();
-    for streams in streams.chunks(STREAMS_AT_ONCE) {
-        for stream in streams {
-            projection.write(stream, &mut kept)?;
+/// What several pages of streams contribute, on its way into the database.
+#[derive(Debug)]
+struct Load {
+    /// As many as the projections have tables, in their order.
+    sheets: Vec<Sheet>,
+    projections: Vec<Projection>,
+    events: usize,
+    last: Option<(String, StreamId)>,
+}
+
+/// What goes into one table.
+#[derive(Debug)]
+enum Sheet {
+    Rows(Packed),
+    Sums(Projection, Sums),
+}
+
+impl Load {
+    fn new(worker: &Worker) -> Self {
+        let projections: Vec<Projection> = worker.projections().collect();
+        let sheets = projections
+            .iter()
+            .flat_map(|projection| {
+                projection
+                    .tables()
+                    .iter()
+                    .map(|table| (*projection, *table))
+            })
+            .map(|(projection, table)| match table.writing {
+                Writing::Replace => Sheet::Rows(worker.store().pack(table)),
+                Writing::Add => Sheet::Sums(projection, Sums::new(table)),
+            })
+            .collect();
+        Self {
+            sheets,
+            projections,
+            events: 0,
+            last: None,
         }
-        for (rows, sums) in kept.iter_mut().zip(&mut sums) {
-            if let Some(sums) = sums {
-                sums.add(rows, 1);
-                rows.clear();
+    }
+
+    async fn add(&mut self, partition: Partition, page: &[Whole]) -> Result<(), Unreadable> {
+        let streams = views(partition, page, PrecedenceRule::default());
+        for streams in streams.chunks(STREAMS_AT_ONCE) {
+            let mut sheets = self.sheets.iter_mut();
+            for projection in &self.projections {
+                let mut tables = empty(*projection);
+                for stream in streams {
+                    projection.write(stream, &mut tables)?;
+                }
+                for (rows, sheet) in tables.iter().zip(&mut sheets) {
+                    match sheet {
+                        Sheet::Rows(packed) => packed.add(rows),
+                        Sheet::Sums(_, sums) => sums.add(rows, 1),
+                    }
+                }
             }
+            tokio::task::yield_now().await;
         }
-        tokio::task::yield_now().await;
-    }
-    for (rows, sums) in kept.iter_mut().zip(sums) {
-        if let Some(sums) = sums {
-            *rows = sums.into_rows();
-            projection.settle(rows);
+        self.events += page.iter().map(|stream| stream.events.len()).sum::<usize>();
+        if let Some(last) = page.last() {
+            self.last = Some((last.tenant_id.clone(), last.stream_id));
         }
+        Ok(())
     }
-    Ok(kept)
+}
+
+/// A list per table of a projection.
+fn empty<'a>(projection: Projection) -> Vec<Rows<'a>> {
+    let tables = projection.tables().iter();
+    tables.map(|table| Rows::new(table)).collect()
 }

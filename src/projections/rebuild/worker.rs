@@ -1,12 +1,13 @@
 //! Carries a rebuild out: fill, index, catch up, compare, swap.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::Inner;
 use super::super::projection::Projection;
 use super::super::step::{self, STEP_EVENTS_MAX, Stepper};
-use super::super::store::{Checkpoint, Place, Transaction};
+use super::super::store::{Checkpoint, Place, Store, Transaction};
 use super::super::stream::Unreadable;
 use super::fill;
 use super::jobs::{Part, Phase, Rebuild, State};
@@ -19,8 +20,8 @@ use crate::telemetry::ErrorChain;
 pub(super) const LEASE: Duration = Duration::from_secs(15);
 /// How often the lease is renewed.
 const RENEWAL: Duration = Duration::from_secs(3);
-/// Partitions filled at the same time: one reads and folds while another writes.
-const PARTS_AT_ONCE: usize = 2;
+/// Pieces of work at the same time: one reads and folds while another writes.
+const AT_ONCE: usize = 2;
 /// The first pause after the database failed; then twice as long each time, up to the longest.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(15);
@@ -60,6 +61,10 @@ impl Worker {
 
     pub(super) fn storage(&self) -> Arc<dyn Storage> {
         Arc::clone(&self.room.storage)
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.room.store
     }
 
     pub(super) fn projections(&self) -> impl Iterator<Item = Projection> {
@@ -163,19 +168,27 @@ impl Worker {
 
     async fn work(&self) -> Result<(), Interrupted> {
         self.fill().await?;
-        for rebuild in self.group.iter() {
-            self.index(rebuild.projection).await?;
-        }
+        self.index().await?;
         // From here on each is on its own: they may stand at different places.
-        for rebuild in self.group.iter() {
-            if !self.is_running(rebuild).await? {
-                continue;
+        let comparing = self.group.iter().map(|rebuild| self.alone(rebuild));
+        in_turns(comparing, |(worker, rebuild)| async move {
+            if worker.is_running(&rebuild).await? {
+                worker.compare(&rebuild).await?;
             }
-            let alone = Self::new(&self.room, self.owner, vec![rebuild.clone()]);
-            alone.compare(rebuild).await?;
-            alone.finish(rebuild).await?;
+            Ok(())
+        })
+        .await?;
+        for rebuild in self.group.iter() {
+            if self.is_running(rebuild).await? {
+                self.alone(rebuild).0.finish(rebuild).await?;
+            }
         }
         Ok(())
+    }
+
+    fn alone(&self, rebuild: &Rebuild) -> (Self, Rebuild) {
+        let worker = Self::new(&self.room, self.owner, vec![rebuild.clone()]);
+        (worker, rebuild.clone())
     }
 
     async fn is_running(&self, rebuild: &Rebuild) -> Result<bool, StorageError> {
@@ -198,49 +211,38 @@ impl Worker {
         let mut waiting = self.parts(first.projection).await?;
         waiting.retain(|part| !part.is_filled);
         // The longest first, so that nobody waits for one that was begun last.
-        waiting.sort_by_key(|part| part.target);
-        let mut working = tokio::task::JoinSet::new();
-        loop {
-            while working.len() < PARTS_AT_ONCE
-                && let Some(mut part) = waiting.pop()
-            {
-                let worker = self.clone();
-                working.spawn(async move { fill::fill(&worker, &mut part).await });
-            }
-            match working.join_next().await {
-                None => return Ok(()),
-                Some(Ok(filled)) => filled?,
-                Some(Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
-            }
-        }
+        waiting.sort_by_key(|part| Reverse(part.target));
+        in_turns(waiting.into_iter(), |mut part| {
+            let worker = self.clone();
+            async move { fill::fill(&worker, &mut part).await }
+        })
+        .await
     }
 
-    async fn index(&self, projection: Projection) -> Result<(), Interrupted> {
-        self.enter(projection, Phase::Indexing).await?;
-        let mut transaction = self.begin().await?;
-        let mut waiting = transaction.shadow_indexes(projection).await?;
-        transaction.commit().await?;
-        let mut working = tokio::task::JoinSet::new();
-        loop {
-            while working.len() < PARTS_AT_ONCE
-                && let Some(index) = waiting.pop()
-            {
-                let worker = self.clone();
-                working.spawn(async move {
-                    let mut transaction = worker.begin().await?;
-                    transaction.execute(&index.build).await?;
-                    transaction.commit().await?;
-                    Ok::<_, Interrupted>(())
-                });
-            }
-            match working.join_next().await {
-                None => break,
-                Some(Ok(built)) => built?,
-                Some(Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
-            }
+    async fn index(&self) -> Result<(), Interrupted> {
+        let mut waiting = Vec::new();
+        for projection in self.projections() {
+            self.enter(projection, Phase::Indexing).await?;
+            let mut transaction = self.begin().await?;
+            waiting.extend(transaction.shadow_indexes(projection).await?);
+            transaction.commit().await?;
         }
+        // The largest table first, as with partitions; those of one table together.
+        waiting.sort_by_key(|index| Reverse(index.table_bytes));
+        in_turns(waiting.into_iter(), |index| {
+            let worker = self.clone();
+            async move {
+                let mut transaction = worker.begin().await?;
+                transaction.execute(&index.build).await?;
+                transaction.commit().await?;
+                Ok(())
+            }
+        })
+        .await?;
         let mut transaction = self.begin().await?;
-        transaction.key_shadow(projection).await?;
+        for projection in self.projections() {
+            transaction.key_shadow(projection).await?;
+        }
         transaction.commit().await?;
         Ok(())
     }
@@ -486,6 +488,30 @@ impl Worker {
     fn names(&self) -> String {
         let names: Vec<_> = self.projections().map(Projection::name).collect();
         names.join(", ")
+    }
+}
+
+/// Does pieces of work, [`AT_ONCE`] at a time, until all are done or one is interrupted.
+async fn in_turns<T, F>(
+    pieces: impl Iterator<Item = T>,
+    work: impl Fn(T) -> F,
+) -> Result<(), Interrupted>
+where
+    F: Future<Output = Result<(), Interrupted>> + Send + 'static,
+{
+    let mut pieces = pieces.fuse();
+    let mut working = tokio::task::JoinSet::new();
+    loop {
+        while working.len() < AT_ONCE
+            && let Some(piece) = pieces.next()
+        {
+            working.spawn(work(piece));
+        }
+        match working.join_next().await {
+            None => return Ok(()),
+            Some(Ok(worked)) => worked?,
+            Some(Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
+        }
     }
 }
 

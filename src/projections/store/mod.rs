@@ -4,6 +4,7 @@
 //! differs, the same functions in the same order.
 
 mod checkpoints;
+mod packed;
 mod postgres;
 mod shadow;
 mod sqlite;
@@ -22,6 +23,7 @@ use crate::ledger::rows::head;
 use crate::ledger::storage::StorageError;
 
 pub use checkpoints::{Checkpoint, Progress, Turn};
+pub use packed::Packed;
 
 /// The tables that people read, and the ones that are being built to take their place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,18 +220,6 @@ impl Transaction {
         match self {
             Self::Postgres(transaction) => postgres::write(transaction, place, rows).await,
             Self::Sqlite(transaction) => sqlite::write(transaction, place, rows).await,
-        }
-    }
-
-    /// Adds rows that are not there yet, as fast as the database takes them.
-    ///
-    /// # Errors
-    ///
-    /// [`StorageError`] when the database refuses or fails.
-    pub async fn copy(&mut self, place: Place, rows: &Rows<'_>) -> Result<(), StorageError> {
-        match self {
-            Self::Postgres(transaction) => postgres::copy(transaction, place, rows).await,
-            Self::Sqlite(transaction) => sqlite::copy(transaction, place, rows).await,
         }
     }
 

@@ -16,6 +16,8 @@ use crate::projections::table::{Cell, Column, Kind, Table, Writing};
 pub struct ShadowIndex {
     /// The statement that builds it, if it is not there yet.
     pub build: String,
+    /// How large its table is, in bytes, where the database can tell.
+    pub table_bytes: i64,
 }
 
 const TEXT: &[Column] = &[
@@ -28,6 +30,11 @@ const TEXT: &[Column] = &[
         kind: Kind::Text,
     },
 ];
+
+const SIZE: &[Column] = &[Column {
+    name: "bytes",
+    kind: Kind::Int,
+}];
 
 const POSTGRES_INDEXES: &str = "
     SELECT indexname::text, indexdef::text
@@ -55,10 +62,6 @@ impl Store {
     ///
     /// [`StorageError`] when the database failed.
     pub async fn size(&self, projection: Projection) -> Result<Option<i64>, StorageError> {
-        const SIZE: &[Column] = &[Column {
-            name: "bytes",
-            kind: Kind::Int,
-        }];
         if self.has_one_writer() {
             return Ok(None);
         }
@@ -129,6 +132,7 @@ impl Transaction {
             } else {
                 self.described(SQLITE_INDEXES, table.name).await?
             };
+            let table_bytes = self.shadow_bytes(table).await?;
             for (name, definition) in described {
                 let unique = if definition.starts_with("CREATE UNIQUE") {
                     "UNIQUE "
@@ -149,11 +153,22 @@ impl Transaction {
                         build: format!(
                             "CREATE {unique}INDEX IF NOT EXISTS {name} ON {shadow} {rest}"
                         ),
+                        table_bytes,
                     });
                 }
             }
         }
         Ok(indexes)
+    }
+
+    async fn shadow_bytes(&mut self, table: &Table) -> Result<i64, StorageError> {
+        const BYTES: &str = "SELECT pg_relation_size(to_regclass($1))";
+        if !self.is_postgres() {
+            return Ok(0);
+        }
+        let shadow = Place::Shadow.table(table);
+        let found = self.select(BYTES, &[shadow.into()], SIZE).await?;
+        Ok(found.first().and_then(|row| row[0].as_int()).unwrap_or(0))
     }
 
     /// Makes the key of each shadow table its primary key. Its index must have been built.

@@ -93,7 +93,7 @@ pub(super) async fn write(
 }
 
 /// Adds rows that are not there yet.
-pub(super) async fn copy(
+pub(super) async fn insert_new(
     connection: &mut SqliteConnection,
     place: Place,
     rows: &Rows<'_>,
