@@ -11,7 +11,7 @@ macro_rules! event_columns {
         "e.partition, e.position, e.tenant_id, e.stream_id, e.sequence, e.event_id, \
          e.event_type, e.schema_version, e.occurred_at, e.recorded_at, e.actor_kind, e.actor_id, \
          e.source, e.correlation_id, e.causation_id, e.traceparent, e.subscriber_id, \
-         CAST(e.data AS TEXT) AS data, e.hash"
+         e.data, e.hash"
     };
 }
 
@@ -37,10 +37,18 @@ macro_rules! recorded_event {
             causation_id: row.try_get(14)?,
             traceparent: row.try_get(15)?,
             subscriber_id: row.try_get(16)?,
-            data: row.try_get(17)?,
+            data: $crate::ledger::rows::json_text!(row, 17),
             hash: row.try_get(18)?,
         }
     }};
+}
+
+/// JSON as its text. Both databases hand it out as it was stored, byte for byte; the column's type
+/// is not asked for, because it has another name in each, and a cast would copy every text.
+macro_rules! json_text {
+    ($row:expr, $index:expr) => {
+        $row.try_get_unchecked($index)?
+    };
 }
 
 /// The columns of [`stream_event!`], in its order.
@@ -48,7 +56,7 @@ macro_rules! stream_event_columns {
     () => {
         "e.tenant_id, e.stream_id, e.position, e.sequence, e.event_id, e.event_type, \
          e.schema_version, e.occurred_at, e.recorded_at, e.subscriber_id, \
-         CAST(e.data AS TEXT) AS data"
+         e.data"
     };
 }
 
@@ -68,7 +76,7 @@ macro_rules! stream_event {
                 occurred_at: row.try_get(7)?,
                 recorded_at: row.try_get(8)?,
                 subscriber_id: row.try_get(9)?,
-                data: row.try_get(10)?,
+                data: $crate::ledger::rows::json_text!(row, 10),
             },
         }
     }};
@@ -133,7 +141,7 @@ macro_rules! stored_data_key {
 
 pub(crate) use head;
 pub(super) use {
-    event_columns, idempotency_record, recorded_event, stored_data_key, stream_event,
+    event_columns, idempotency_record, json_text, recorded_event, stored_data_key, stream_event,
     stream_event_columns,
 };
 
