@@ -8,7 +8,8 @@
 //! decides and remembers; `message.rs` sorts reports into messages, with `telling_apart.rs` for
 //! the hard cases; `precedence.rs` judges between them, `retries.rs` knows what is tried again;
 //! `facts.rs`, for one message, `state.rs` and `anomaly.rs` are what follows. `integration.rs` is
-//! the small second aggregate, for provider-side changes that concern no single message.
+//! the small second aggregate, for provider-side changes that concern no single message, and
+//! `subscriber.rs` the third, for erasures.
 //!
 //! Everything here may be called twice: the same events give the same state in every order.
 
@@ -26,6 +27,7 @@ mod retries;
 pub mod sealing;
 pub mod state;
 pub mod stored;
+pub mod subscriber;
 mod telling_apart;
 mod text;
 pub mod time;
