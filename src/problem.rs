@@ -352,6 +352,10 @@ impl From<LedgerError> for Problem {
                 }
                 StorageError::Rejected(_) | StorageError::Damaged { .. } => internal(&error),
             },
+            LedgerError::StillRead => Self::Unavailable(
+                "it is erased, but somebody goes on reading the database's file, so what was there \
+                 before is still in it; try again",
+            ),
             LedgerError::OtherKind => Self::NotFound("there is no such notification"),
             LedgerError::Stopped => Self::Unavailable("the service is shutting down; try again"),
             LedgerError::Undecodable { .. }

@@ -15,7 +15,7 @@ use crate::ledger::record::Head;
 use crate::problem::Problem;
 
 /// The newest migration of this release. No process serves a ledger that is at another one.
-const SCHEMA: i64 = 3;
+const SCHEMA: i64 = 4;
 
 /// What this ledger is.
 #[derive(Debug, Serialize, ToSchema)]
@@ -27,7 +27,7 @@ pub struct LedgerView {
     #[schema(example = "0.1.0")]
     pub version: &'static str,
     /// Number of the newest migration.
-    #[schema(example = 3)]
+    #[schema(example = 4)]
     pub schema: i64,
     pub created_at: Timestamp,
     pub partitions: Vec<HeadView>,

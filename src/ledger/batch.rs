@@ -1,19 +1,20 @@
 //! One group commit: who wins, which positions, which hashes. Pure but for the database's steps.
 //!
 //! A batch is a list of requests in the order they came. Each wants to append to one stream whose
-//! tip it saw; it loses if the stream has moved, if its idempotency key is taken, or if the data
-//! key it sealed under turns out to be another. A loser gets its own answer and harms nobody.
+//! tip it saw; it loses if the stream has moved, if its idempotency key is taken, or if a data key it
+//! sealed under turns out to be another, or destroyed. A loser gets its own answer and harms nobody.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::chain::{self, Link};
 use super::record::{
-    Hash, Head, NewEvent, Partition, Position, Provenance, RecordedEvent, StreamKey, Tip,
+    Hash, Head, LockedHead, NewEvent, Partition, Position, Provenance, RecordedEvent, StreamKey,
+    Tip,
 };
 use super::storage::{
     BatchWriter, DataKeyPlace, Found, IdempotencyPlace, IdempotencyRecord, StorageError,
-    StoredDataKey,
+    StoredDataKey, UsedDataKey,
 };
 use crate::domain::ids::{EventId, Sequence, SubscriberId};
 use crate::domain::time::Timestamp;
@@ -30,6 +31,10 @@ pub struct AppendRequest {
     pub idempotency: Option<(IdempotencyPlace, Hash)>,
     /// Data keys that were made for these events, to be stored with them.
     pub data_keys: Vec<StoredDataKey>,
+    /// Data keys on record that they are sealed under.
+    pub sealed_under: Vec<UsedDataKey>,
+    /// Whom the stream names from now on, and not when it began.
+    pub late_subscriber: Option<SubscriberId>,
     /// Ids by which later reports may find this stream.
     pub references: Vec<String>,
 }
@@ -38,12 +43,18 @@ pub struct AppendRequest {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AppendOutcome {
     /// Durable. The tip is the stream's new end (its old one if there were no events).
-    Committed { tip: Tip, recorded_at: Timestamp },
+    Committed {
+        tip: Tip,
+        recorded_at: Timestamp,
+        /// How many erasures the partition had seen by then.
+        erasures: i64,
+    },
     /// Somebody else appended first. Load the stream and decide again.
     Conflict,
     /// The idempotency key led to this before.
     KeyTaken(Box<IdempotencyRecord>),
-    /// Somebody else made the subject's data key first. Forget yours and seal again.
+    /// Somebody else made the subject's data key first, or it was destroyed. Forget yours and seal
+    /// again.
     DataKeyTaken,
 }
 
@@ -63,8 +74,18 @@ pub struct Plan<'a> {
     pub idempotency: Vec<IdempotencyRecord>,
     pub data_keys: Vec<&'a StoredDataKey>,
     pub references: Vec<(&'a StreamKey, &'a str)>,
+    pub late_subscribers: Vec<(&'a StreamKey, &'a SubscriberId)>,
+    pub erasure: Option<PlannedErasure>,
     /// The heads as they will be, in order of partition.
     pub heads: Vec<Head>,
+}
+
+/// Data keys that are destroyed for good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedErasure {
+    pub partition: Partition,
+    pub keys: Vec<DataKeyPlace>,
+    pub at: Timestamp,
 }
 
 /// An event with its place and hash.
@@ -96,7 +117,7 @@ pub async fn append(
     partitions.sort_unstable();
     partitions.dedup();
     let heads = writer.lock_heads(&partitions).await?;
-    let found = writer.look_up(&questions(requests)).await?;
+    let found = writer.look_up(&questions(requests, &heads)).await?;
     // Read under the lock, so that a partition's times run with its positions.
     let (outcomes, plan) = choose(requests, heads, &found, now());
     if plan.is_empty() {
@@ -128,7 +149,7 @@ impl From<StorageError> for BatchError {
     }
 }
 
-fn questions(requests: &[AppendRequest]) -> Questions<'_> {
+fn questions<'a>(requests: &'a [AppendRequest], heads: &[LockedHead]) -> Questions<'a> {
     let mut questions = Questions::default();
     let mut keys = HashSet::new();
     let mut data_keys = HashSet::new();
@@ -152,6 +173,18 @@ fn questions(requests: &[AppendRequest]) -> Questions<'_> {
                 .map(|key| &key.place)
                 .filter(|place| data_keys.insert(*place)),
         );
+        let erasures = heads
+            .iter()
+            .find(|locked| locked.head.partition == request.stream.partition)
+            .map(|locked| locked.erasures);
+        questions.data_keys.extend(
+            request
+                .sealed_under
+                .iter()
+                .filter(|used| Some(used.as_of) != erasures)
+                .map(|used| &used.place)
+                .filter(|place| data_keys.insert(*place)),
+        );
     }
     questions
 }
@@ -159,6 +192,7 @@ fn questions(requests: &[AppendRequest]) -> Questions<'_> {
 /// Everything that is known while winners are chosen.
 struct Ledgerbook<'a> {
     heads: BTreeMap<Partition, Head>,
+    erasures: BTreeMap<Partition, i64>,
     /// The streams that this batch has appended to.
     tips: HashMap<&'a StreamKey, Tip>,
     stored: HashMap<(&'a StreamKey, Sequence), EventId>,
@@ -167,16 +201,20 @@ struct Ledgerbook<'a> {
     now: Timestamp,
 }
 
-fn choose<'a>(
+pub(super) fn choose<'a>(
     requests: &'a [AppendRequest],
-    heads: Vec<Head>,
+    heads: Vec<LockedHead>,
     found: &'a Found,
     now: Timestamp,
 ) -> (Vec<AppendOutcome>, Plan<'a>) {
     let mut book = Ledgerbook {
+        erasures: heads
+            .iter()
+            .map(|locked| (locked.head.partition, locked.erasures))
+            .collect(),
         heads: heads
             .into_iter()
-            .map(|head| (head.partition, head))
+            .map(|locked| (locked.head.partition, locked.head))
             .collect(),
         tips: HashMap::new(),
         stored: found
@@ -226,7 +264,17 @@ impl<'a> Ledgerbook<'a> {
                 .get(&key.place)
                 .is_some_and(|stored| *stored != key.wrapped_key.as_deref())
         });
-        other_key.then_some(AppendOutcome::DataKeyTaken)
+        let is_destroyed = request
+            .sealed_under
+            .iter()
+            .any(|used| !self.is_living(request.stream.partition, used));
+        (other_key || is_destroyed).then_some(AppendOutcome::DataKeyTaken)
+    }
+
+    /// Nobody was erased since the key was known to be there; or it was not about this key.
+    fn is_living(&self, partition: Partition, used: &UsedDataKey) -> bool {
+        self.erasures.get(&partition) == Some(&used.as_of)
+            || self.data_keys.get(&used.place).is_some_and(Option::is_some)
     }
 
     /// The stream ends exactly where the request saw it end.
@@ -279,6 +327,9 @@ impl<'a> Ledgerbook<'a> {
                 .iter()
                 .map(|id| (&request.stream, id.as_str())),
         );
+        let late = request.late_subscriber.iter();
+        plan.late_subscribers
+            .extend(late.map(|named| (&request.stream, named)));
         if let Some((place, fingerprint)) = &request.idempotency {
             let record = IdempotencyRecord {
                 place: place.clone(),
@@ -294,7 +345,12 @@ impl<'a> Ledgerbook<'a> {
             self.taken.insert(place, record.clone());
             plan.idempotency.push(record);
         }
-        AppendOutcome::Committed { tip, recorded_at }
+        let erasures = self.erasures.get(&request.stream.partition);
+        AppendOutcome::Committed {
+            tip,
+            recorded_at,
+            erasures: erasures.copied().unwrap_or_default(),
+        }
     }
 }
 
@@ -375,5 +431,7 @@ impl Plan<'_> {
             && self.idempotency.is_empty()
             && self.data_keys.is_empty()
             && self.references.is_empty()
+            && self.late_subscribers.is_empty()
+            && self.erasure.is_none()
     }
 }

@@ -50,6 +50,10 @@ pub enum LedgerError {
     NoRandomness,
     #[error("the subject was erased too often")]
     TooManyErasures,
+    /// It is erased, but the database's files still have it, for whoever goes on reading them. Try
+    /// again later.
+    #[error("somebody goes on reading what was erased")]
+    StillRead,
     #[error("a session was asked for another stream than its own")]
     OtherStream,
     /// The ledger is shutting down.
@@ -157,6 +161,7 @@ pub(super) fn outcome_label<A, E: std::error::Error>(
             | LedgerError::Unopenable
             | LedgerError::NoRandomness
             | LedgerError::TooManyErasures
+            | LedgerError::StillRead
             | LedgerError::OtherStream
             | LedgerError::Stopped => AppendResult::Unavailable,
         },

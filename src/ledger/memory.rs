@@ -1,7 +1,7 @@
 //! The record in memory: for fast, seeded tests. It passes the same contract tests as the
 //! databases, and forgets everything when it is dropped.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -9,12 +9,14 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::batch::{Plan, Questions};
 use super::chain::GENESIS;
-use super::record::{Head, Partition, Position, RecordedEvent, StreamEvent, StreamKey};
+use super::record::{
+    Head, LockedHead, Partition, Position, RecordedEvent, StreamEvent, StreamKey, TenantPlace,
+};
 use super::storage::{
     BatchWriter, BrokenStream, DataKeyPlace, Found, IdempotencyPlace, IdempotencyRecord, LogQuery,
-    Storage, StorageError, StoredDataKey, StreamQuery,
+    Storage, StorageError, StoredDataKey, StreamQuery, SubscriberStreams,
 };
-use crate::domain::ids::{Sequence, StreamId, TenantId};
+use crate::domain::ids::{Sequence, StreamId, SubscriberId, TenantId};
 use crate::domain::time::Timestamp;
 
 /// A ledger that lives as long as the process.
@@ -33,6 +35,8 @@ struct Tables {
     idempotent: HashMap<IdempotencyPlace, IdempotencyRecord>,
     data_keys: HashMap<DataKeyPlace, StoredDataKey>,
     references: HashMap<(Partition, TenantId, String), StreamId>,
+    late_subscribers: HashMap<(Partition, TenantId, SubscriberId), BTreeSet<StreamId>>,
+    erasures: HashMap<Partition, i64>,
 }
 
 impl MemoryStorage {
@@ -173,12 +177,14 @@ impl Storage for MemoryStorage {
         Ok(standing.clone())
     }
 
-    async fn data_keys(&self, keys: &[DataKeyPlace]) -> Result<Vec<StoredDataKey>, StorageError> {
+    async fn data_keys_as_of(
+        &self,
+        keys: &[DataKeyPlace],
+    ) -> Result<Vec<(StoredDataKey, i64)>, StorageError> {
         let tables = self.tables.lock().await;
-        Ok(keys
-            .iter()
-            .filter_map(|place| tables.data_keys.get(place))
-            .cloned()
+        let found = keys.iter().filter_map(|place| tables.data_keys.get(place));
+        Ok(found
+            .map(|key| (key.clone(), tables.erasures(key.place.partition)))
             .collect())
     }
 
@@ -209,6 +215,11 @@ impl Storage for MemoryStorage {
         streams.dedup();
         Ok(streams)
     }
+
+    async fn scrub(&self) -> Result<bool, StorageError> {
+        // What is dropped here is gone.
+        Ok(true)
+    }
 }
 
 impl LogQuery {
@@ -227,6 +238,10 @@ impl LogQuery {
 }
 
 impl Tables {
+    fn erasures(&self, partition: Partition) -> i64 {
+        self.erasures.get(&partition).copied().unwrap_or_default()
+    }
+
     fn stream(&self, stream: &StreamKey) -> impl Iterator<Item = &RecordedEvent> {
         let places = self.streams.get(stream).into_iter().flatten();
         let events = self.events.get(&stream.partition);
@@ -255,11 +270,18 @@ fn no_transaction() -> StorageError {
 
 #[async_trait]
 impl BatchWriter for MemoryWriter {
-    async fn lock_heads(&mut self, partitions: &[Partition]) -> Result<Vec<Head>, StorageError> {
+    async fn lock_heads(
+        &mut self,
+        partitions: &[Partition],
+    ) -> Result<Vec<LockedHead>, StorageError> {
         let tables = Arc::clone(&self.tables).lock_owned().await;
         let heads = partitions
             .iter()
-            .filter_map(|partition| tables.heads.get(partition).cloned())
+            .filter_map(|partition| tables.heads.get(partition))
+            .map(|head| LockedHead {
+                head: head.clone(),
+                erasures: tables.erasures(head.partition),
+            })
             .collect();
         self.held = Some(tables);
         Ok(heads)
@@ -290,6 +312,33 @@ impl BatchWriter for MemoryWriter {
         Ok(found)
     }
 
+    async fn streams_of(
+        &mut self,
+        tenant: &TenantPlace,
+        subscriber_id: &SubscriberId,
+    ) -> Result<SubscriberStreams, StorageError> {
+        let tables = self.held.as_ref().ok_or_else(no_transaction)?;
+        let place = (
+            tenant.partition,
+            tenant.tenant_id.clone(),
+            subscriber_id.clone(),
+        );
+        let late = tables.late_subscribers.get(&place);
+        let events = tables.events.get(&tenant.partition).into_iter().flatten();
+        let begun = events.filter(|event| {
+            event.sequence == Sequence(1)
+                && event.tenant_id == tenant.tenant_id.as_str()
+                && event.subscriber_id.as_deref() == Some(subscriber_id.as_str())
+                && event.event_type.starts_with("notification.")
+        });
+        let mut all: BTreeSet<StreamId> = begun.map(|event| event.stream_id).collect();
+        all.extend(late.into_iter().flatten());
+        Ok(SubscriberStreams {
+            count: all.len() as u64,
+            late: late.into_iter().flatten().copied().collect(),
+        })
+    }
+
     async fn insert(&mut self, plan: &Plan<'_>) -> Result<(), StorageError> {
         let events: Vec<(StreamKey, RecordedEvent)> = plan
             .events
@@ -310,6 +359,12 @@ impl BatchWriter for MemoryWriter {
                 (place, key.stream_id)
             })
             .collect();
+        let late: Vec<_> = plan
+            .late_subscribers
+            .iter()
+            .map(|(key, named)| ((*key).clone(), (*named).clone()))
+            .collect();
+        let erasure = plan.erasure.clone();
         let heads = plan.heads.clone();
         self.staged.push(Box::new(move |tables| {
             for (stream, event) in events {
@@ -325,6 +380,19 @@ impl BatchWriter for MemoryWriter {
             }
             for (place, stream_id) in references {
                 tables.references.entry(place).or_insert(stream_id);
+            }
+            for (key, named) in late {
+                let place = (key.partition, key.tenant_id, named);
+                let streams = tables.late_subscribers.entry(place).or_default();
+                streams.insert(key.stream_id);
+            }
+            if let Some(erasure) = erasure {
+                for place in &erasure.keys {
+                    if let Some(key) = tables.data_keys.get_mut(place) {
+                        key.wrapped_key = None;
+                    }
+                }
+                *tables.erasures.entry(erasure.partition).or_default() += 1;
             }
             for head in heads {
                 tables.heads.insert(head.partition, head);

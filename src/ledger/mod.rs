@@ -7,6 +7,8 @@
 //! `coalesce`; whoever follows the log waits at [`appended`]. The databases stand behind the traits
 //! of [`storage`].
 //!
+//! [`erasure`] destroys a subscriber's keys, in a transaction of its own under the same lock.
+//!
 //! Everything may be tried twice: a repeat is recognised by the idempotency key or by the
 //! aggregate itself, and a lost race is decided again on the fresh stream.
 
@@ -16,6 +18,7 @@ mod cache;
 pub mod chain;
 mod coalesce;
 pub mod database;
+mod erasure;
 mod error;
 mod follower;
 pub mod lane;
@@ -51,6 +54,7 @@ use crate::domain::time::Timestamp;
 use crate::tasks::Tasks;
 use crate::telemetry::{Cache, Metrics};
 
+pub use erasure::{Erased, Erasure};
 pub use error::{CommandError, FromSealing, LedgerError};
 
 use appended::Appended;
@@ -60,9 +64,9 @@ use error::{command_error, outcome_label};
 use lane::{Lanes, QueueLimits};
 use record::{Hash, Head, Position, Provenance, RecordedEvent, StreamKey, TenantPlace, Tip};
 use recordable::Recordable;
-use sealing::{Keyring, MasterKey};
+use sealing::{Keyring, MasterKey, SealedUnder};
 use session::{Outcome, Session};
-use storage::{IdempotencyPlace, IdempotencyRecord, LogQuery, Storage, StorageError};
+use storage::{DataKeyPlace, IdempotencyPlace, IdempotencyRecord, LogQuery, Storage, StorageError};
 use streamlock::StreamLocks;
 
 /// How often a command is decided again after losing a race. Each time somebody else got ahead,
@@ -113,6 +117,8 @@ struct Core {
     streams: Coalescer<StreamKey, Arc<Vec<RecordedEvent>>>,
     surroundings: Surroundings,
     metrics: Metrics,
+    /// For what must come to its end whether or not its caller waits.
+    tasks: Tasks,
 }
 
 /// On whose behalf a command runs, and how.
@@ -229,6 +235,7 @@ impl Ledger {
                 streams,
                 surroundings,
                 metrics: metrics.clone(),
+                tasks: tasks.clone(),
             }),
         }
     }
@@ -504,8 +511,32 @@ impl Ledger {
         self.core.keyring.open(stream, event_id, sealed).await
     }
 
+    /// Whether what was sealed is gone for good, because its subject was erased.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError`] when the key can't be read.
+    pub async fn is_erased(
+        &self,
+        stream: &StreamKey,
+        sealed: &Sealed,
+    ) -> Result<bool, LedgerError> {
+        self.core.keyring.is_erased(stream, sealed).await
+    }
+
+    /// The key that something was sealed under turned out to be destroyed: ask again for it.
+    pub fn forget_key(&self, tenant: &TenantPlace, sealed: &Sealed) {
+        if let Some(key_id) = sealing::key_id(sealed) {
+            self.core.keyring.forget([&DataKeyPlace {
+                partition: tenant.partition,
+                tenant_id: tenant.tenant_id.clone(),
+                key_id,
+            }]);
+        }
+    }
+
     /// Seals a text that belongs to no event, such as a quarantined webhook. The subject's key is
-    /// stored before this returns.
+    /// stored before this returns; whoever stores the text makes sure that it is still there then.
     ///
     /// # Errors
     ///
@@ -518,27 +549,38 @@ impl Ledger {
         text: &str,
     ) -> Result<Sealed, LedgerError> {
         for _ in 0..ATTEMPTS_MAX {
-            let (sealed, made) = self.core.keyring.seal(stream, subject, id, text).await?;
-            let Some(key) = made else {
-                return Ok(sealed);
+            let (sealed, under) = self.core.keyring.seal(stream, subject, id, text).await?;
+            let key = match under {
+                SealedUnder::Stored(_) => return Ok(sealed),
+                SealedUnder::Made(key) => key,
             };
             self.core.storage.add_data_key(&key).await?;
             let standing = self
                 .core
                 .storage
-                .data_keys(std::slice::from_ref(&key.place))
+                .data_keys_as_of(std::slice::from_ref(&key.place))
                 .await?;
-            if standing
+            let own = standing
                 .iter()
-                .any(|stored| stored.wrapped_key == key.wrapped_key)
-            {
-                self.core.keyring.stored(&[key]);
+                .find(|(stored, _)| stored.wrapped_key == key.wrapped_key);
+            if let Some((_, as_of)) = own {
+                self.core.keyring.stored(&[key], *as_of);
                 return Ok(sealed);
             }
             // Another process has stored another key first, or it was erased already.
-            self.core.keyring.forget(&[key]);
+            self.core.keyring.forget([&key.place]);
         }
         Err(LedgerError::Contended)
+    }
+
+    /// Overwrites what is left in the database's files of what was erased, as far as the database
+    /// lets itself be told to.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::StillRead`] while somebody goes on reading what was there before.
+    pub async fn scrub(&self) -> Result<(), LedgerError> {
+        self.core.scrub().await
     }
 
     /// What a call other than a command led to before, under this idempotency key.
@@ -609,6 +651,14 @@ impl Ledger {
 }
 
 impl Core {
+    async fn scrub(&self) -> Result<(), LedgerError> {
+        if self.storage.scrub().await? {
+            Ok(())
+        } else {
+            Err(LedgerError::StillRead)
+        }
+    }
+
     async fn stream(&self, stream: &StreamKey) -> Result<Arc<Vec<RecordedEvent>>, LedgerError> {
         Ok(self.streams.get(stream.clone()).await?)
     }

@@ -14,9 +14,10 @@ use sqlx::postgres::{
 };
 use sqlx::{AssertSqlSafe, ConnectOptions, Executor, Row};
 
-use super::batch::{Plan, Questions};
+use super::batch::{Plan, PlannedErasure, Questions};
 use super::record::{
-    Head, LedgerPosition, Partition, Position, RecordedEvent, StreamEvent, StreamKey,
+    Head, LedgerPosition, LockedHead, Partition, Position, RecordedEvent, StreamEvent, StreamKey,
+    TenantPlace,
 };
 use super::rows::{
     event_columns, head, idempotency_record, recorded_event, stored_data_key, stream_event,
@@ -25,6 +26,7 @@ use super::rows::{
 use super::storage::{
     Announcements, BatchWriter, BrokenStream, DataKeyPlace, Found, IdempotencyPlace,
     IdempotencyRecord, LogQuery, Storage, StorageError, StoredDataKey, StreamQuery,
+    SubscriberStreams,
 };
 use crate::domain::ids::{EventId, Sequence, StreamId, SubscriberId, TenantId};
 use crate::telemetry::ErrorChain;
@@ -173,8 +175,10 @@ const KEEP_ANSWER: &str = "
     WHERE idempotency_keys.fingerprint = EXCLUDED.fingerprint
         AND idempotency_keys.stream_id IS NULL";
 
+// Keys and erasures in one statement, so that both are of the same moment.
 const DATA_KEYS: &str = "
-    SELECT k.partition, k.tenant_id, k.key_id, k.wrapped_key, k.created_at
+    SELECT k.partition, k.tenant_id, k.key_id, k.wrapped_key, k.created_at,
+        COALESCE(h.erasures, 0) AS erasures
     FROM UNNEST($1::int2[], $2::text[], $3::uuid[]) AS wanted (partition, tenant_id, key_id)
     CROSS JOIN LATERAL (
         SELECT *
@@ -183,7 +187,8 @@ const DATA_KEYS: &str = "
             AND tenant_id = wanted.tenant_id
             AND key_id = wanted.key_id
         OFFSET 0
-    ) AS k";
+    ) AS k
+    LEFT JOIN partition_heads AS h ON h.partition = k.partition";
 
 const ADD_DATA_KEYS: &str = "
     INSERT INTO data_keys (partition, tenant_id, key_id, wrapped_key, created_at)
@@ -382,7 +387,10 @@ impl Storage for PostgresStorage {
             .unwrap_or_else(|| record.clone()))
     }
 
-    async fn data_keys(&self, keys: &[DataKeyPlace]) -> Result<Vec<StoredDataKey>, StorageError> {
+    async fn data_keys_as_of(
+        &self,
+        keys: &[DataKeyPlace],
+    ) -> Result<Vec<(StoredDataKey, i64)>, StorageError> {
         data_keys(&self.pool, &keys.iter().collect::<Vec<_>>()).await
     }
 
@@ -412,6 +420,12 @@ impl Storage for PostgresStorage {
             .map(|row| Ok(StreamId(row.try_get(0)?)))
             .collect()
     }
+
+    async fn scrub(&self) -> Result<bool, StorageError> {
+        // Old versions of rows can't be read any more; when their space is used again is vacuum's
+        // business, and what the server's own log keeps, its administrator's.
+        Ok(true)
+    }
 }
 
 async fn idempotent(
@@ -436,7 +450,7 @@ async fn idempotent(
 async fn data_keys(
     database: impl sqlx::PgExecutor<'_>,
     keys: &[&DataKeyPlace],
-) -> Result<Vec<StoredDataKey>, StorageError> {
+) -> Result<Vec<(StoredDataKey, i64)>, StorageError> {
     let rows = sqlx::query(DATA_KEYS)
         .bind(keys.iter().map(|place| place.partition.0).bind_iter())
         .bind(
@@ -447,7 +461,9 @@ async fn data_keys(
         .bind(keys.iter().map(|place| place.key_id).bind_iter())
         .fetch_all(database)
         .await?;
-    rows.iter().map(|row| Ok(stored_data_key!(row))).collect()
+    rows.iter()
+        .map(|row| Ok((stored_data_key!(row), row.try_get(5)?)))
+        .collect()
 }
 
 async fn add_data_keys(
@@ -520,16 +536,59 @@ const ADD_EVENTS: &str = "
         schema_version, occurred_at, recorded_at, actor_kind, actor_id, source, correlation_id,
         causation_id, traceparent, subscriber_id, data, hash)";
 
+const COUNT_OF: &str = "
+    SELECT COUNT(*)
+    FROM events
+    WHERE partition = $1 AND tenant_id = $2 AND subscriber_id = $3 AND sequence = 1
+        AND event_type IN ('notification.requested', 'notification.adopted')";
+
+// A notification may come back to the one it began with.
+const LATE_OF: &str = "
+    SELECT l.stream_id, EXISTS (
+        SELECT 1
+        FROM events AS e
+        WHERE e.partition = l.partition
+            AND e.tenant_id = l.tenant_id
+            AND e.stream_id = l.stream_id
+            AND e.sequence = 1
+            AND e.subscriber_id = l.subscriber_id
+    ) AS is_counted
+    FROM late_subscribers AS l
+    WHERE l.partition = $1 AND l.tenant_id = $2 AND l.subscriber_id = $3";
+
+const ADD_LATE_SUBSCRIBERS: &str = "
+    INSERT INTO late_subscribers (partition, tenant_id, subscriber_id, stream_id)
+    SELECT *
+    FROM UNNEST($1::int2[], $2::text[], $3::text[], $4::uuid[])
+    ON CONFLICT (partition, tenant_id, subscriber_id, stream_id) DO NOTHING";
+
+const DESTROY_KEYS: &str = "
+    UPDATE data_keys
+    SET wrapped_key = NULL, erased_at = $4
+    FROM UNNEST($1::int2[], $2::text[], $3::uuid[]) AS gone (partition, tenant_id, key_id)
+    WHERE data_keys.partition = gone.partition
+        AND data_keys.tenant_id = gone.tenant_id
+        AND data_keys.key_id = gone.key_id
+        AND data_keys.wrapped_key IS NOT NULL";
+
+const COUNT_ERASURE: &str = "
+    UPDATE partition_heads
+    SET erasures = erasures + 1
+    WHERE partition = $1";
+
 #[async_trait]
 impl BatchWriter for PostgresWriter {
-    async fn lock_heads(&mut self, partitions: &[Partition]) -> Result<Vec<Head>, StorageError> {
+    async fn lock_heads(
+        &mut self,
+        partitions: &[Partition],
+    ) -> Result<Vec<LockedHead>, StorageError> {
         // Held until commit. Nobody else can hand out these positions meanwhile, so they have no
         // gaps and become visible in order. Numbers only, so they may be written into the text;
         // that lets BEGIN and the lock share one round trip.
         let numbers: Vec<String> = partitions.iter().map(ToString::to_string).collect();
         let statement = format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED;
-            SELECT partition, position, hash, epoch, recorded_at
+            SELECT partition, position, hash, epoch, recorded_at, erasures
             FROM partition_heads
             WHERE partition IN ({})
             ORDER BY partition
@@ -539,42 +598,59 @@ impl BatchWriter for PostgresWriter {
         let rows = sqlx::raw_sql(AssertSqlSafe(statement))
             .fetch_all(&mut self.connection)
             .await?;
-        rows.iter().map(|row| Ok(head!(row))).collect()
+        rows.iter()
+            .map(|row| {
+                Ok(LockedHead {
+                    head: head!(row),
+                    erasures: row.try_get(5)?,
+                })
+            })
+            .collect()
     }
 
     async fn look_up(&mut self, questions: &Questions<'_>) -> Result<Found, StorageError> {
-        let wanted = &questions.sequences;
-        let rows = sqlx::query(EVENTS_AT)
-            .bind(wanted.iter().map(|(key, _)| key.partition.0).bind_iter())
-            .bind(
-                wanted
-                    .iter()
-                    .map(|(key, _)| key.tenant_id.as_str())
-                    .bind_iter(),
-            )
-            .bind(wanted.iter().map(|(key, _)| key.stream_id.0).bind_iter())
-            .bind(wanted.iter().map(|(_, sequence)| sequence.0).bind_iter())
-            .fetch_all(&mut self.connection)
-            .await?;
         let mut found = Found::default();
-        for row in &rows {
-            let stream = StreamKey {
-                partition: Partition(row.try_get(0)?),
-                tenant_id: super::rows::tenant("events", row.try_get(1)?)?,
-                stream_id: StreamId(row.try_get(2)?),
-            };
-            let event_id = EventId(row.try_get(4)?);
-            found
-                .events
-                .push((stream, Sequence(row.try_get(3)?), event_id));
+        if !questions.sequences.is_empty() {
+            found.events = self.events_at(&questions.sequences).await?;
         }
         if !questions.idempotency.is_empty() {
             found.idempotent = idempotent(&mut self.connection, &questions.idempotency).await?;
         }
         if !questions.data_keys.is_empty() {
-            found.data_keys = data_keys(&mut self.connection, &questions.data_keys).await?;
+            let keys = data_keys(&mut self.connection, &questions.data_keys).await?;
+            found.data_keys = keys.into_iter().map(|(key, _)| key).collect();
         }
         Ok(found)
+    }
+
+    async fn streams_of(
+        &mut self,
+        tenant: &TenantPlace,
+        subscriber_id: &SubscriberId,
+    ) -> Result<SubscriberStreams, StorageError> {
+        let count: i64 = sqlx::query_scalar(COUNT_OF)
+            .bind(tenant.partition.0)
+            .bind(tenant.tenant_id.as_str())
+            .bind(subscriber_id.as_str())
+            .fetch_one(&mut self.connection)
+            .await?;
+        let late = sqlx::query(LATE_OF)
+            .bind(tenant.partition.0)
+            .bind(tenant.tenant_id.as_str())
+            .bind(subscriber_id.as_str())
+            .fetch_all(&mut self.connection)
+            .await?;
+        let mut streams = SubscriberStreams {
+            count: count.unsigned_abs(),
+            late: Vec::with_capacity(late.len()),
+        };
+        for row in &late {
+            streams.late.push(StreamId(row.try_get(0)?));
+            if !row.try_get::<bool, _>(1)? {
+                streams.count += 1;
+            }
+        }
+        Ok(streams)
     }
 
     async fn insert(&mut self, plan: &Plan<'_>) -> Result<(), StorageError> {
@@ -587,8 +663,14 @@ impl BatchWriter for PostgresWriter {
         if !plan.references.is_empty() {
             self.add_references(&plan.references).await?;
         }
+        if !plan.late_subscribers.is_empty() {
+            self.add_late_subscribers(&plan.late_subscribers).await?;
+        }
         if !plan.events.is_empty() {
             self.add_events(plan).await?;
+        }
+        if let Some(erasure) = &plan.erasure {
+            self.destroy_keys(erasure).await?;
         }
         Ok(())
     }
@@ -656,6 +738,33 @@ impl Announcements for PostgresAnnouncements {
 }
 
 impl PostgresWriter {
+    async fn events_at(
+        &mut self,
+        wanted: &[(&StreamKey, Sequence)],
+    ) -> Result<Vec<(StreamKey, Sequence, EventId)>, StorageError> {
+        let rows = sqlx::query(EVENTS_AT)
+            .bind(wanted.iter().map(|(key, _)| key.partition.0).bind_iter())
+            .bind(
+                wanted
+                    .iter()
+                    .map(|(key, _)| key.tenant_id.as_str())
+                    .bind_iter(),
+            )
+            .bind(wanted.iter().map(|(key, _)| key.stream_id.0).bind_iter())
+            .bind(wanted.iter().map(|(_, sequence)| sequence.0).bind_iter())
+            .fetch_all(&mut self.connection)
+            .await?;
+        let event = |row| {
+            let stream = StreamKey {
+                partition: Partition(PgRow::try_get(row, 0)?),
+                tenant_id: super::rows::tenant("events", row.try_get(1)?)?,
+                stream_id: StreamId(row.try_get(2)?),
+            };
+            Ok((stream, Sequence(row.try_get(3)?), EventId(row.try_get(4)?)))
+        };
+        rows.iter().map(event).collect()
+    }
+
     async fn add_events(&mut self, plan: &Plan<'_>) -> Result<(), StorageError> {
         macro_rules! column {
             ($planned:ident => $value:expr) => {
@@ -751,6 +860,44 @@ impl PostgresWriter {
                     .map(|(key, _)| key.stream_id.0)
                     .bind_iter(),
             )
+            .execute(&mut self.connection)
+            .await?;
+        Ok(())
+    }
+
+    async fn add_late_subscribers(
+        &mut self,
+        late: &[(&StreamKey, &SubscriberId)],
+    ) -> Result<(), StorageError> {
+        sqlx::query(ADD_LATE_SUBSCRIBERS)
+            .bind(late.iter().map(|(key, _)| key.partition.0).bind_iter())
+            .bind(
+                late.iter()
+                    .map(|(key, _)| key.tenant_id.as_str())
+                    .bind_iter(),
+            )
+            .bind(late.iter().map(|(_, named)| named.as_str()).bind_iter())
+            .bind(late.iter().map(|(key, _)| key.stream_id.0).bind_iter())
+            .execute(&mut self.connection)
+            .await?;
+        Ok(())
+    }
+
+    async fn destroy_keys(&mut self, erasure: &PlannedErasure) -> Result<(), StorageError> {
+        let keys = &erasure.keys;
+        sqlx::query(DESTROY_KEYS)
+            .bind(keys.iter().map(|place| place.partition.0).bind_iter())
+            .bind(
+                keys.iter()
+                    .map(|place| place.tenant_id.as_str())
+                    .bind_iter(),
+            )
+            .bind(keys.iter().map(|place| place.key_id).bind_iter())
+            .bind(erasure.at.as_micros())
+            .execute(&mut self.connection)
+            .await?;
+        sqlx::query(COUNT_ERASURE)
+            .bind(erasure.partition.0)
             .execute(&mut self.connection)
             .await?;
         Ok(())

@@ -208,6 +208,15 @@ pub struct Head {
     pub recorded_at: Timestamp,
 }
 
+/// A head, locked until the end of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LockedHead {
+    pub head: Head,
+    /// How often a subscriber of the partition was erased. As long as it stays the same, no data
+    /// key of the partition was destroyed.
+    pub erasures: i64,
+}
+
 impl RecordedEvent {
     pub fn ledger_position(&self) -> LedgerPosition {
         LedgerPosition {

@@ -6,10 +6,12 @@ use cqrs_es::Aggregate;
 
 use super::record::{NewEvent, RecordedEvent};
 use crate::domain::event::{Body, NotificationEvent};
+use crate::domain::ids::SubscriberId;
 use crate::domain::integration::{Integration, IntegrationEvent};
 use crate::domain::notification::Notification;
 use crate::domain::sealing::Sealer;
 use crate::domain::stored::{DecodeError, SCHEMA_VERSION, StoredPayload};
+use crate::domain::subscriber::{Subscriber, SubscriberErased};
 use crate::domain::time::Timestamp;
 
 /// An aggregate whose events the ledger can write and read.
@@ -27,6 +29,9 @@ pub trait Recordable:
     /// Ids in the event by which later reports may find this stream, unless an earlier event
     /// already had them. `self` already contains it.
     fn references(&self, event: &Self::Event) -> Vec<String>;
+
+    /// Whose notification it is. `None` for other kinds of streams.
+    fn subscriber_id(&self) -> Option<&SubscriberId>;
 
     /// About how many bytes it takes in memory.
     fn weight(&self) -> usize;
@@ -109,6 +114,10 @@ impl Recordable for Notification {
         references
     }
 
+    fn subscriber_id(&self) -> Option<&SubscriberId> {
+        self.subscriber_id()
+    }
+
     fn weight(&self) -> usize {
         const NOTIFICATION: usize = 1024;
         const REPORT: usize = 512;
@@ -156,8 +165,46 @@ impl Recordable for Integration {
         Vec::new()
     }
 
+    fn subscriber_id(&self) -> Option<&SubscriberId> {
+        None
+    }
+
     fn weight(&self) -> usize {
         // Not cached: see `cache.rs`.
+        0
+    }
+}
+
+impl Recordable for Subscriber {
+    fn to_new(&self, event: &SubscriberErased) -> NewEvent {
+        NewEvent {
+            event_id: event.event_id,
+            event_type: crate::domain::event::names::SUBSCRIBER_ERASED,
+            schema_version: SCHEMA_VERSION,
+            occurred_at: event.erased_at,
+            subscriber_id: Some(event.subscriber_id.clone()),
+            data: event.encode(),
+        }
+    }
+
+    fn from_recorded(event: &RecordedEvent) -> Result<SubscriberErased, DecodeError> {
+        SubscriberErased::decode(
+            event.event_id,
+            Timestamp::from_micros_clamped(event.occurred_at),
+            payload(event),
+        )
+    }
+
+    fn references(&self, _event: &SubscriberErased) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn subscriber_id(&self) -> Option<&SubscriberId> {
+        None
+    }
+
+    fn weight(&self) -> usize {
+        // Not cached: erasures are seldom.
         0
     }
 }

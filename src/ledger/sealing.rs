@@ -26,10 +26,10 @@ use zeroize::Zeroizing;
 use super::LedgerError;
 use super::coalesce::Coalescer;
 use super::record::{StreamKey, TenantPlace};
-use super::storage::{DataKeyPlace, Storage, StoredDataKey};
+use super::storage::{DataKeyPlace, Storage, StoredDataKey, UsedDataKey};
 use crate::clock::Clock;
 use crate::domain::event::Sealed;
-use crate::domain::ids::{EventId, StreamId};
+use crate::domain::ids::{EventId, StreamId, SubscriberId, TenantId};
 use crate::domain::sealing::Subject;
 use crate::tasks::Tasks;
 
@@ -38,7 +38,7 @@ const FORM: &str = "1";
 /// Namespace of data-key ids.
 const KEY_IDS: Uuid = Uuid::from_u128(0x6f1c_55c6_9a3b_4a53_8d1e_2f5d_9c1b_7e01);
 /// A subscriber erased more often than this is being used to fill the table.
-const GENERATIONS_MAX: u32 = 10_000;
+pub(super) const GENERATIONS_MAX: u32 = 10_000;
 
 /// The key above all others. Comes from configuration and never leaves the process.
 pub struct MasterKey {
@@ -164,15 +164,38 @@ enum Known {
         key: Arc<DataKey>,
         /// Set until an append has stored it.
         unstored: Option<StoredDataKey>,
+        /// How many erasures its partition had seen when it was known to be on record.
+        as_of: i64,
     },
     Erased,
+}
+
+/// What a text was sealed under.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SealedUnder {
+    /// A key made for it, which must be stored in the same transaction.
+    Made(StoredDataKey),
+    /// A key on record, which must still be there in that transaction.
+    Stored(UsedDataKey),
+}
+
+impl SealedUnder {
+    /// The key that is still to be stored.
+    pub fn made(self) -> Option<StoredDataKey> {
+        match self {
+            Self::Made(key) => Some(key),
+            Self::Stored(_) => None,
+        }
+    }
 }
 
 /// Finds, makes and remembers data keys.
 pub struct Keyring {
     master: Arc<MasterKey>,
     clock: Arc<dyn Clock>,
-    stored: Coalescer<DataKeyPlace, Option<StoredDataKey>>,
+    stored: Coalescer<DataKeyPlace, Option<(StoredDataKey, i64)>>,
+    /// Namespace of the subscribers' own streams: nobody outside can tell where they are.
+    subscriber_streams: Uuid,
     cache: Mutex<LruCache<DataKeyPlace, (Known, Instant)>>,
     /// How long an erasure elsewhere may go unnoticed.
     cache_ttl: Duration,
@@ -198,14 +221,17 @@ impl Keyring {
         let stored = Coalescer::start(tasks, move |places: Vec<DataKeyPlace>| {
             let storage = Arc::clone(&storage);
             async move {
-                let found = storage.data_keys(&places).await?;
+                let found = storage.data_keys_as_of(&places).await?;
                 Ok(found
                     .into_iter()
-                    .map(|key| (key.place.clone(), Some(key)))
+                    .map(|(key, as_of)| (key.place.clone(), Some((key, as_of))))
                     .collect::<HashMap<_, _>>())
             }
         });
+        let mut namespace = [0; 16];
+        namespace.copy_from_slice(&master.derive("subscriber-streams/1")[..16]);
         Self {
+            subscriber_streams: Uuid::from_bytes(namespace),
             master,
             clock,
             stored,
@@ -214,8 +240,19 @@ impl Keyring {
         }
     }
 
-    /// Seals `text` to one event. The second value is a key made for it, which must be stored in
-    /// the same transaction.
+    /// Where a subscriber's erasures are kept. Callers choose the ids of their notifications, so it
+    /// follows from the master key as well: else somebody could be there first.
+    pub fn subscriber_stream(
+        &self,
+        tenant_id: &TenantId,
+        subscriber_id: &SubscriberId,
+    ) -> StreamId {
+        // Neither has control characters, so no two pairs give the same text.
+        let name = format!("{tenant_id}\n{subscriber_id}");
+        StreamId(Uuid::new_v5(&self.subscriber_streams, name.as_bytes()))
+    }
+
+    /// Seals `text` to one event, and says under which key.
     ///
     /// # Errors
     ///
@@ -226,13 +263,13 @@ impl Keyring {
         subject: &Subject,
         event_id: EventId,
         text: &str,
-    ) -> Result<(Sealed, Option<StoredDataKey>), LedgerError> {
-        let (key, unstored) = self.current(stream, subject).await?;
+    ) -> Result<(Sealed, SealedUnder), LedgerError> {
+        let (key, under) = self.current(stream, subject).await?;
         let context = context(stream, event_id);
         let sealed = encrypt(&key.cipher, &context, text.as_bytes())
             .map_err(|_| LedgerError::NoRandomness)?;
         let key_id = URL_SAFE_NO_PAD.encode(key.key_id.as_bytes());
-        Ok((Sealed(format!("{FORM}.{key_id}.{sealed}").into()), unstored))
+        Ok((Sealed(format!("{FORM}.{key_id}.{sealed}").into()), under))
     }
 
     /// Opens what was sealed to one event. `None` once the subject was erased.
@@ -262,24 +299,58 @@ impl Keyring {
         Ok(Some(Zeroizing::new(text)))
     }
 
-    /// An append has stored these keys.
-    pub fn stored(&self, keys: &[StoredDataKey]) {
+    /// Whether what was sealed is gone for good.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError`] when the key can't be read.
+    pub async fn is_erased(
+        &self,
+        stream: &StreamKey,
+        sealed: &Sealed,
+    ) -> Result<bool, LedgerError> {
+        let place = DataKeyPlace {
+            partition: stream.partition,
+            tenant_id: stream.tenant_id.clone(),
+            key_id: key_id(sealed).ok_or(LedgerError::Unopenable)?,
+        };
+        let known = self.on_record(&place).await?;
+        Ok(!matches!(known, Some(Known::Key { .. })))
+    }
+
+    /// An append has stored these keys, when their partition had seen so many erasures.
+    pub fn stored(&self, keys: &[StoredDataKey], erasures: i64) {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         for key in keys {
             // It may hold another one by now, which is still to be stored.
-            if let Some((Known::Key { unstored, .. }, _)) = cache.peek_mut(&key.place)
+            if let Some((
+                Known::Key {
+                    unstored, as_of, ..
+                },
+                _,
+            )) = cache.peek_mut(&key.place)
                 && unstored.as_ref() == Some(key)
             {
                 *unstored = None;
+                *as_of = erasures;
             }
         }
     }
 
     /// These keys turned out to be others, or erased: ask again.
-    pub fn forget(&self, keys: &[StoredDataKey]) {
+    pub fn forget<'a>(&self, keys: impl IntoIterator<Item = &'a DataKeyPlace>) {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        for key in keys {
-            cache.pop(&key.place);
+        for place in keys {
+            cache.pop(place);
+        }
+    }
+
+    /// These keys were just destroyed. Whoever is reading one of them at this moment must not put
+    /// it back.
+    pub fn destroyed(&self, keys: &[DataKeyPlace]) {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        for place in keys {
+            cache.put(place.clone(), (Known::Erased, Instant::now()));
         }
     }
 
@@ -288,12 +359,20 @@ impl Keyring {
         &self,
         stream: &StreamKey,
         subject: &Subject,
-    ) -> Result<(Arc<DataKey>, Option<StoredDataKey>), LedgerError> {
+    ) -> Result<(Arc<DataKey>, SealedUnder), LedgerError> {
         for generation in 0..GENERATIONS_MAX {
             let place = place(stream, subject, generation);
             match self.known(&place).await? {
                 Some(Known::Erased) => {}
-                Some(Known::Key { key, unstored }) => return Ok((key, unstored)),
+                Some(Known::Key {
+                    key,
+                    unstored,
+                    as_of,
+                }) => {
+                    let used = UsedDataKey { place, as_of };
+                    let under = unstored.map_or(SealedUnder::Stored(used), SealedUnder::Made);
+                    return Ok((key, under));
+                }
                 None => return self.make(place),
             }
         }
@@ -325,7 +404,7 @@ impl Keyring {
 
     /// From the database, and into the cache.
     async fn load(&self, place: &DataKeyPlace) -> Result<Option<Known>, LedgerError> {
-        let Some(stored) = self.stored.get(place.clone()).await? else {
+        let Some((stored, as_of)) = self.stored.get(place.clone()).await? else {
             return Ok(None);
         };
         let known = match &stored.wrapped_key {
@@ -338,10 +417,15 @@ impl Keyring {
                         cipher: cipher(&bytes)?,
                     }),
                     unstored: None,
+                    as_of,
                 }
             }
         };
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        // It was destroyed while it was read.
+        if let Some((Known::Erased, _)) = cache.peek(place) {
+            return Ok(Some(Known::Erased));
+        }
         cache.put(place.clone(), (known.clone(), Instant::now()));
         Ok(Some(known))
     }
@@ -365,10 +449,7 @@ impl Keyring {
         None
     }
 
-    fn make(
-        &self,
-        place: DataKeyPlace,
-    ) -> Result<(Arc<DataKey>, Option<StoredDataKey>), LedgerError> {
+    fn make(&self, place: DataKeyPlace) -> Result<(Arc<DataKey>, SealedUnder), LedgerError> {
         let mut bytes = Zeroizing::new([0; 32]);
         SystemRandom::new()
             .fill(bytes.as_mut())
@@ -388,11 +469,23 @@ impl Keyring {
                 cipher: cipher(bytes.as_ref())?,
             }),
             unstored: Some(stored),
+            as_of: 0,
         };
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        let standing = cache.get_or_insert(place, || (new, Instant::now()));
+        let standing = cache.get_or_insert(place.clone(), || (new, Instant::now()));
         match &standing.0 {
-            Known::Key { key, unstored } => Ok((Arc::clone(key), unstored.clone())),
+            Known::Key {
+                key,
+                unstored,
+                as_of,
+            } => {
+                let used = UsedDataKey {
+                    place,
+                    as_of: *as_of,
+                };
+                let made = unstored.clone().map(SealedUnder::Made);
+                Ok((Arc::clone(key), made.unwrap_or(SealedUnder::Stored(used))))
+            }
             Known::Erased => Err(LedgerError::TooManyErasures),
         }
     }
@@ -419,6 +512,17 @@ pub fn outside_streams(tenant: &TenantPlace, owner: Uuid) -> StreamKey {
         tenant_id: tenant.tenant_id.clone(),
         stream_id: StreamId(owner),
     }
+}
+
+/// The id of the key that something is sealed under.
+pub fn key_id(sealed: &Sealed) -> Option<Uuid> {
+    parts(&sealed.0).map(|(key_id, _)| key_id)
+}
+
+/// Stands where something sealed was, and never opens: no key has this id.
+pub fn nothing() -> Sealed {
+    let key_id = URL_SAFE_NO_PAD.encode(Uuid::nil().as_bytes());
+    Sealed(format!("{FORM}.{key_id}.").into())
 }
 
 fn wrapping_context(place: &DataKeyPlace) -> String {
@@ -482,7 +586,7 @@ mod tests {
             .seal(&stream, &subject, event_id, "on record")
             .await;
         let (sealed, made) = sealed.unwrap();
-        storage.add_data_key(&made.unwrap()).await.unwrap();
+        storage.add_data_key(&made.made().unwrap()).await.unwrap();
 
         let opened = here
             .open(&stream, event_id, &sealed)
@@ -495,7 +599,7 @@ mod tests {
             .seal(&stream, &subject, event_id, "next")
             .await
             .unwrap();
-        assert_eq!(made, None);
+        assert_eq!(made.made(), None);
     }
 
     #[test]

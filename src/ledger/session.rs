@@ -15,10 +15,11 @@ use cqrs_es::{AggregateContext, AggregateError, EventEnvelope, EventStore};
 use super::batch::{AppendOutcome, AppendRequest};
 use super::record::{StreamKey, Tip};
 use super::recordable::Recordable;
-use super::storage::{IdempotencyRecord, StoredDataKey};
+use super::sealing::SealedUnder;
+use super::storage::{IdempotencyRecord, StoredDataKey, UsedDataKey};
 use super::{Cached, Core, LedgerError, Order};
 use crate::domain::event::Sealed;
-use crate::domain::ids::{EventId, StreamId};
+use crate::domain::ids::{EventId, StreamId, SubscriberId};
 use crate::domain::sealing::{Sealer, SealingError, Subject};
 
 /// The ledger, as one command sees it.
@@ -47,12 +48,13 @@ pub(super) enum Outcome<A> {
     KeyTaken(Box<IdempotencyRecord>),
 }
 
-/// Seals for one stream, and remembers the keys it had to make.
+/// Seals for one stream, and remembers the keys it had to make and those it found.
 #[derive(Debug)]
 pub(super) struct SessionSealer {
     core: Arc<Core>,
     stream: StreamKey,
     made: Mutex<Vec<StoredDataKey>>,
+    used: Mutex<Vec<UsedDataKey>>,
 }
 
 /// An aggregate on its way from load to commit.
@@ -60,6 +62,8 @@ pub(super) struct SessionSealer {
 pub(super) struct LoadedAggregate<A> {
     aggregate: A,
     tip: Tip,
+    /// Whom it named before the command.
+    subscriber_id: Option<SubscriberId>,
 }
 
 impl<A> AggregateContext<A> for LoadedAggregate<A>
@@ -81,6 +85,7 @@ impl<A: Cached> Session<A> {
                 core: Arc::clone(core),
                 stream,
                 made: Mutex::default(),
+                used: Mutex::default(),
             }),
             outcome: Arc::default(),
             remembered: Arc::default(),
@@ -130,6 +135,15 @@ impl<A: Cached> Session<A> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut *made)
+    }
+
+    fn used_keys(&self) -> Vec<UsedDataKey> {
+        let mut used = self
+            .sealing
+            .used
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *used)
     }
 }
 
@@ -191,7 +205,11 @@ impl<A: Cached> EventStore<A> for Session<A> {
             }
             _ => {}
         }
-        Ok(LoadedAggregate { aggregate, tip })
+        Ok(LoadedAggregate {
+            subscriber_id: aggregate.subscriber_id().cloned(),
+            aggregate,
+            tip,
+        })
     }
 
     async fn commit(
@@ -200,7 +218,11 @@ impl<A: Cached> EventStore<A> for Session<A> {
         context: Self::AC,
         _metadata: HashMap<String, String>,
     ) -> Result<Vec<EventEnvelope<A>>, AggregateError<A::Error>> {
-        let LoadedAggregate { aggregate, tip } = context;
+        let LoadedAggregate {
+            aggregate,
+            tip,
+            subscriber_id,
+        } = context;
         if events.is_empty() && self.order.idempotency.is_none() {
             // The aggregate was folded from committed events only, so what it says is durable.
             self.note(Outcome::Recorded {
@@ -210,6 +232,10 @@ impl<A: Cached> EventStore<A> for Session<A> {
             });
             return Ok(Vec::new());
         }
+        let has_begun = tip.event_id.is_some() && !events.is_empty();
+        let late = aggregate
+            .subscriber_id()
+            .filter(|named| has_begun && subscriber_id.as_ref() != Some(named));
         let request = AppendRequest {
             stream: self.stream().clone(),
             expected: tip,
@@ -217,15 +243,22 @@ impl<A: Cached> EventStore<A> for Session<A> {
             provenance: Arc::clone(&self.order.provenance),
             idempotency: self.order.idempotency_place(),
             data_keys: self.made_keys(),
+            sealed_under: self.used_keys(),
+            late_subscriber: late.cloned(),
             references: events
                 .iter()
                 .flat_map(|event| aggregate.references(event))
                 .collect(),
         };
         let data_keys = request.data_keys.clone();
+        let used_keys = request.sealed_under.clone();
         match self.core.lanes.append(request).await.map_err(failed)? {
-            AppendOutcome::Committed { tip: new_tip, .. } => {
-                self.core.keyring.stored(&data_keys);
+            AppendOutcome::Committed {
+                tip: new_tip,
+                erasures,
+                ..
+            } => {
+                self.core.keyring.stored(&data_keys, erasures);
                 let envelopes = envelopes(self.stream(), tip, &events);
                 self.note(Outcome::Recorded {
                     aggregate,
@@ -240,7 +273,9 @@ impl<A: Cached> EventStore<A> for Session<A> {
             }
             AppendOutcome::Conflict => Err(AggregateError::AggregateConflict),
             AppendOutcome::DataKeyTaken => {
-                self.core.keyring.forget(&data_keys);
+                let made = data_keys.iter().map(|key| &key.place);
+                let used = used_keys.iter().map(|used| &used.place);
+                self.core.keyring.forget(made.chain(used));
                 Err(AggregateError::AggregateConflict)
             }
         }
@@ -276,12 +311,20 @@ impl Sealer for SessionSealer {
             .core
             .keyring
             .seal(&self.stream, subject, event_id, text);
-        let (sealed, made) = sealed
+        let (sealed, under) = sealed
             .await
             .map_err(|error| SealingError(Box::new(error)))?;
-        if let Some(key) = made {
-            let mut keys = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-            keys.push(key);
+        match under {
+            SealedUnder::Made(key) => {
+                let mut keys = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+                keys.push(key);
+            }
+            SealedUnder::Stored(used) => {
+                let mut keys = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+                if !keys.contains(&used) {
+                    keys.push(used);
+                }
+            }
         }
         Ok(sealed)
     }

@@ -4,19 +4,23 @@
 //! file. `CROSS JOIN` fixes the join order, and `INDEXED BY` the index, so that
 //! look-ups are one probe per row.
 
+use std::time::{Duration, Instant};
+
 use async_trait::async_trait;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePool};
-use sqlx::{ConnectOptions, Executor, QueryBuilder, Row, Sqlite};
+use sqlx::{ConnectOptions, Connection, Executor, QueryBuilder, Row, Sqlite};
 
-use super::batch::{Plan, PlannedEvent, Questions};
-use super::record::{Head, Partition, Position, RecordedEvent, StreamEvent, StreamKey};
+use super::batch::{Plan, PlannedErasure, PlannedEvent, Questions};
+use super::record::{
+    Head, LockedHead, Partition, Position, RecordedEvent, StreamEvent, StreamKey, TenantPlace,
+};
 use super::rows::{
     event_columns, head, idempotency_record, recorded_event, stored_data_key, stream_event,
     stream_event_columns,
 };
 use super::storage::{
     BatchWriter, BrokenStream, DataKeyPlace, Found, IdempotencyPlace, IdempotencyRecord, LogQuery,
-    Storage, StorageError, StoredDataKey, StreamQuery,
+    Storage, StorageError, StoredDataKey, StreamQuery, SubscriberStreams,
 };
 use crate::domain::ids::{EventId, Sequence, StreamId, SubscriberId, TenantId};
 
@@ -33,6 +37,12 @@ impl SqliteStorage {
         Self { pool, options }
     }
 }
+
+/// How long the file's readers are waited for at a time, and how long nobody is.
+const SCRUB_BUSY_TIMEOUT: Duration = Duration::from_millis(200);
+const SCRUB_PAUSE: Duration = Duration::from_millis(50);
+/// Reads of ours are short. Who reads longer than this (a copy is being made, say) may go on.
+const SCRUB_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Rows per statement. 19 columns of them stay below SQLite's 32,766 parameters.
 const ROWS_PER_STATEMENT: usize = 1000;
@@ -132,9 +142,12 @@ const KEEP_ANSWER: &str = "
     WHERE idempotency_keys.fingerprint = EXCLUDED.fingerprint
         AND idempotency_keys.stream_id IS NULL";
 
+// Keys and erasures in one statement, so that both are of the same moment.
 const DATA_KEYS: &str = "
-    SELECT k.partition, k.tenant_id, k.key_id, k.wrapped_key, k.created_at
-    FROM wanted CROSS JOIN data_keys AS k USING (partition, tenant_id, key_id)";
+    SELECT k.partition, k.tenant_id, k.key_id, k.wrapped_key, k.created_at,
+        COALESCE(h.erasures, 0) AS erasures
+    FROM wanted CROSS JOIN data_keys AS k USING (partition, tenant_id, key_id)
+    LEFT JOIN partition_heads AS h ON h.partition = k.partition";
 
 const ADD_DATA_KEYS: &str =
     "INSERT INTO data_keys (partition, tenant_id, key_id, wrapped_key, created_at) ";
@@ -304,7 +317,10 @@ impl Storage for SqliteStorage {
             .unwrap_or_else(|| record.clone()))
     }
 
-    async fn data_keys(&self, keys: &[DataKeyPlace]) -> Result<Vec<StoredDataKey>, StorageError> {
+    async fn data_keys_as_of(
+        &self,
+        keys: &[DataKeyPlace],
+    ) -> Result<Vec<(StoredDataKey, i64)>, StorageError> {
         let mut connection = self.pool.acquire().await?;
         data_keys(&mut connection, &keys.iter().collect::<Vec<_>>()).await
     }
@@ -329,6 +345,29 @@ impl Storage for SqliteStorage {
         rows.iter()
             .map(|row| Ok(StreamId(row.try_get(0)?)))
             .collect()
+    }
+
+    async fn scrub(&self) -> Result<bool, StorageError> {
+        // `secure_delete` has overwritten what was deleted in the pages of the file. But as long as
+        // those wait in the write-ahead log, the file has the old ones; and the log has them too.
+        // While somebody waits inside for readers to finish nobody can write, so it asks often
+        // rather than long.
+        let options = self.options.clone().busy_timeout(SCRUB_BUSY_TIMEOUT);
+        let mut connection = options.connect().await?;
+        let started = Instant::now();
+        loop {
+            let done = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)")
+                .fetch_one(&mut connection)
+                .await?;
+            if done.try_get::<i64, _>(0)? == 0 {
+                connection.close().await?;
+                return Ok(true);
+            }
+            if started.elapsed() > SCRUB_TIMEOUT {
+                return Ok(false);
+            }
+            tokio::time::sleep(SCRUB_PAUSE).await;
+        }
     }
 }
 
@@ -364,7 +403,7 @@ async fn idempotent(
 async fn data_keys(
     connection: &mut SqliteConnection,
     keys: &[&DataKeyPlace],
-) -> Result<Vec<StoredDataKey>, StorageError> {
+) -> Result<Vec<(StoredDataKey, i64)>, StorageError> {
     let mut found = Vec::new();
     for keys in keys.chunks(ROWS_PER_STATEMENT) {
         let mut query = wanted("partition, tenant_id, key_id");
@@ -379,7 +418,7 @@ async fn data_keys(
             .fetch_all(&mut *connection)
             .await?;
         for row in &rows {
-            found.push(stored_data_key!(row));
+            found.push((stored_data_key!(row), row.try_get(5)?));
         }
     }
     Ok(found)
@@ -425,6 +464,44 @@ const ADD_EVENTS: &str = "
         occurred_at, recorded_at, actor_kind, actor_id, source, correlation_id, causation_id,
         traceparent, subscriber_id, data, hash) ";
 
+const LOCKED_HEADS: &str = "
+    SELECT partition, position, hash, epoch, recorded_at, erasures
+    FROM partition_heads
+    ORDER BY partition";
+
+const COUNT_OF: &str = "
+    SELECT COUNT(*)
+    FROM events INDEXED BY event_begins_for_subscriber
+    WHERE partition = $1 AND tenant_id = $2 AND subscriber_id = $3 AND sequence = 1
+        AND event_type IN ('notification.requested', 'notification.adopted')";
+
+// A notification may come back to the one it began with.
+const LATE_OF: &str = "
+    SELECT l.stream_id, EXISTS (
+        SELECT 1
+        FROM events AS e
+        WHERE e.partition = l.partition
+            AND e.tenant_id = l.tenant_id
+            AND e.stream_id = l.stream_id
+            AND e.sequence = 1
+            AND e.subscriber_id = l.subscriber_id
+    ) AS is_counted
+    FROM late_subscribers AS l
+    WHERE l.partition = $1 AND l.tenant_id = $2 AND l.subscriber_id = $3";
+
+const ADD_LATE_SUBSCRIBERS: &str =
+    "INSERT INTO late_subscribers (partition, tenant_id, subscriber_id, stream_id) ";
+
+const DESTROY_KEY: &str = "
+    UPDATE data_keys
+    SET wrapped_key = NULL, erased_at = $4
+    WHERE partition = $1 AND tenant_id = $2 AND key_id = $3 AND wrapped_key IS NOT NULL";
+
+const COUNT_ERASURE: &str = "
+    UPDATE partition_heads
+    SET erasures = erasures + 1
+    WHERE partition = $1";
+
 const MOVE_HEAD: &str = "
     UPDATE partition_heads
     SET position = $2, hash = $3, recorded_at = $4
@@ -432,14 +509,22 @@ const MOVE_HEAD: &str = "
 
 #[async_trait]
 impl BatchWriter for SqliteWriter {
-    async fn lock_heads(&mut self, partitions: &[Partition]) -> Result<Vec<Head>, StorageError> {
+    async fn lock_heads(
+        &mut self,
+        partitions: &[Partition],
+    ) -> Result<Vec<LockedHead>, StorageError> {
         self.connection.execute("BEGIN IMMEDIATE").await?;
-        let rows = sqlx::query(HEADS).fetch_all(&mut self.connection).await?;
+        let rows = sqlx::query(LOCKED_HEADS)
+            .fetch_all(&mut self.connection)
+            .await?;
         let mut heads = Vec::with_capacity(partitions.len());
         for row in &rows {
             let head = head!(row);
             if partitions.binary_search(&head.partition).is_ok() {
-                heads.push(head);
+                heads.push(LockedHead {
+                    head,
+                    erasures: row.try_get(5)?,
+                });
             }
         }
         Ok(heads)
@@ -476,9 +561,40 @@ impl BatchWriter for SqliteWriter {
             found.idempotent = idempotent(&mut self.connection, &questions.idempotency).await?;
         }
         if !questions.data_keys.is_empty() {
-            found.data_keys = data_keys(&mut self.connection, &questions.data_keys).await?;
+            let keys = data_keys(&mut self.connection, &questions.data_keys).await?;
+            found.data_keys = keys.into_iter().map(|(key, _)| key).collect();
         }
         Ok(found)
+    }
+
+    async fn streams_of(
+        &mut self,
+        tenant: &TenantPlace,
+        subscriber_id: &SubscriberId,
+    ) -> Result<SubscriberStreams, StorageError> {
+        let count: i64 = sqlx::query_scalar(COUNT_OF)
+            .bind(tenant.partition.0)
+            .bind(tenant.tenant_id.as_str())
+            .bind(subscriber_id.as_str())
+            .fetch_one(&mut self.connection)
+            .await?;
+        let late = sqlx::query(LATE_OF)
+            .bind(tenant.partition.0)
+            .bind(tenant.tenant_id.as_str())
+            .bind(subscriber_id.as_str())
+            .fetch_all(&mut self.connection)
+            .await?;
+        let mut streams = SubscriberStreams {
+            count: count.unsigned_abs(),
+            late: Vec::with_capacity(late.len()),
+        };
+        for row in &late {
+            streams.late.push(StreamId(row.try_get(0)?));
+            if !row.try_get::<bool, _>(1)? {
+                streams.count += 1;
+            }
+        }
+        Ok(streams)
     }
 
     async fn insert(&mut self, plan: &Plan<'_>) -> Result<(), StorageError> {
@@ -491,9 +607,15 @@ impl BatchWriter for SqliteWriter {
         if !plan.references.is_empty() {
             self.add_references(&plan.references).await?;
         }
+        if !plan.late_subscribers.is_empty() {
+            self.add_late_subscribers(&plan.late_subscribers).await?;
+        }
         if !plan.events.is_empty() {
             self.add_events(&plan.events).await?;
             self.move_heads(&plan.heads).await?;
+        }
+        if let Some(erasure) = &plan.erasure {
+            self.destroy_keys(erasure).await?;
         }
         Ok(())
     }
@@ -598,6 +720,45 @@ impl SqliteWriter {
                 .execute(&mut self.connection)
                 .await?;
         }
+        Ok(())
+    }
+
+    async fn add_late_subscribers(
+        &mut self,
+        late: &[(&StreamKey, &SubscriberId)],
+    ) -> Result<(), StorageError> {
+        for late in late.chunks(ROWS_PER_STATEMENT) {
+            let mut query = QueryBuilder::<Sqlite>::new(ADD_LATE_SUBSCRIBERS);
+            query.push_values(late, |mut row, (key, named)| {
+                row.push_bind(key.partition.0)
+                    .push_bind(key.tenant_id.as_str())
+                    .push_bind(named.as_str())
+                    .push_bind(key.stream_id.0);
+            });
+            query.push(" ON CONFLICT (partition, tenant_id, subscriber_id, stream_id) DO NOTHING");
+            query
+                .build()
+                .persistent(late.len() == 1)
+                .execute(&mut self.connection)
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn destroy_keys(&mut self, erasure: &PlannedErasure) -> Result<(), StorageError> {
+        for place in &erasure.keys {
+            sqlx::query(DESTROY_KEY)
+                .bind(place.partition.0)
+                .bind(place.tenant_id.as_str())
+                .bind(place.key_id)
+                .bind(erasure.at.as_micros())
+                .execute(&mut self.connection)
+                .await?;
+        }
+        sqlx::query(COUNT_ERASURE)
+            .bind(erasure.partition.0)
+            .execute(&mut self.connection)
+            .await?;
         Ok(())
     }
 }

@@ -11,9 +11,10 @@ use async_trait::async_trait;
 
 use super::batch::{Plan, Questions};
 use super::record::{
-    Hash, Head, LedgerPosition, Partition, Position, RecordedEvent, StreamEvent, StreamKey,
+    Hash, Head, LedgerPosition, LockedHead, Partition, Position, RecordedEvent, StreamEvent,
+    StreamKey, TenantPlace,
 };
-use crate::domain::ids::{EventId, Sequence, StreamId, TenantId};
+use crate::domain::ids::{EventId, Sequence, StreamId, SubscriberId, TenantId};
 use crate::domain::time::Timestamp;
 
 /// What a database can do for the record.
@@ -83,8 +84,18 @@ pub trait Storage: Send + Sync + fmt::Debug {
         record: &IdempotencyRecord,
     ) -> Result<IdempotencyRecord, StorageError>;
 
-    /// The data keys that exist, erased ones included.
-    async fn data_keys(&self, keys: &[DataKeyPlace]) -> Result<Vec<StoredDataKey>, StorageError>;
+    /// The data keys that exist, erased ones included; each with how many erasures its partition
+    /// had seen at that moment.
+    async fn data_keys_as_of(
+        &self,
+        keys: &[DataKeyPlace],
+    ) -> Result<Vec<(StoredDataKey, i64)>, StorageError>;
+
+    /// The same, for whoever does not seal with them.
+    async fn data_keys(&self, keys: &[DataKeyPlace]) -> Result<Vec<StoredDataKey>, StorageError> {
+        let found = self.data_keys_as_of(keys).await?;
+        Ok(found.into_iter().map(|(key, _)| key).collect())
+    }
 
     /// Stores a data key outside an append. An existing one stays as it is.
     async fn add_data_key(&self, key: &StoredDataKey) -> Result<(), StorageError>;
@@ -96,6 +107,11 @@ pub trait Storage: Send + Sync + fmt::Debug {
         tenant_id: &TenantId,
         references: &[String],
     ) -> Result<Vec<StreamId>, StorageError>;
+
+    /// Overwrites what is left in the database's files of rows that were changed, as far as the
+    /// database lets itself be told to. Changes nothing that can be read. `false` while somebody
+    /// goes on reading what was there before.
+    async fn scrub(&self) -> Result<bool, StorageError>;
 }
 
 /// A lane's connection, inside at most one transaction.
@@ -105,11 +121,21 @@ pub trait Storage: Send + Sync + fmt::Debug {
 #[async_trait]
 pub trait BatchWriter: Send {
     /// Begins a transaction and locks the heads of `partitions` (sorted) until its end.
-    async fn lock_heads(&mut self, partitions: &[Partition]) -> Result<Vec<Head>, StorageError>;
+    async fn lock_heads(
+        &mut self,
+        partitions: &[Partition],
+    ) -> Result<Vec<LockedHead>, StorageError>;
 
     /// Answers the batch's questions. Runs in a statement after the lock, so that it sees
     /// whatever was committed while waiting for it.
     async fn look_up(&mut self, questions: &Questions<'_>) -> Result<Found, StorageError>;
+
+    /// Which notifications name a subscriber.
+    async fn streams_of(
+        &mut self,
+        tenant: &TenantPlace,
+        subscriber_id: &SubscriberId,
+    ) -> Result<SubscriberStreams, StorageError>;
 
     /// Writes a plan: events, keys, references, heads.
     async fn insert(&mut self, plan: &Plan<'_>) -> Result<(), StorageError>;
@@ -141,6 +167,14 @@ pub struct Found {
     pub events: Vec<(StreamKey, Sequence, EventId)>,
     pub idempotent: Vec<IdempotencyRecord>,
     pub data_keys: Vec<StoredDataKey>,
+}
+
+/// The notifications that name a subscriber.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SubscriberStreams {
+    pub count: u64,
+    /// Those that had begun before they named them, and so may have keys of their own.
+    pub late: Vec<StreamId>,
 }
 
 /// Which of a tenant's events are wanted.
@@ -222,6 +256,14 @@ pub struct DataKeyPlace {
     pub partition: Partition,
     pub tenant_id: TenantId,
     pub key_id: uuid::Uuid,
+}
+
+/// A data key that something was sealed under, and how many erasures its partition had seen when it
+/// was known to be there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsedDataKey {
+    pub place: DataKeyPlace,
+    pub as_of: i64,
 }
 
 /// A data key under the master key.

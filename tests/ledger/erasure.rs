@@ -1,15 +1,18 @@
 //! Whose key is destroyed cannot be read again, and can be written to again.
 //!
-//! Changes the table by hand, as an erasure does.
+//! Changes the tables by hand, as an erasure does; `erasing.rs` erases.
 
 use std::time::{Duration, Instant};
 
 use notification_ledger::domain::ids::EventId;
 use notification_ledger::ledger::Options;
+use notification_ledger::ledger::database::Database;
 use notification_ledger::ledger::sealing::place as key_place;
 use notification_ledger::ledger::storage::StoredDataKey;
+use sqlx::Row;
 
-use crate::client::{Client, checked_record, request_for};
+use crate::client::{Client, checked_record, request_for, sent};
+use crate::erasing::{erase, reported, stubborn};
 use crate::faulty::POISON;
 use crate::sealing::{SECRET, ann, confided, opened, with_poison};
 use crate::support::{Place, on_each_database};
@@ -21,6 +24,7 @@ on_each_database!("current_thread":
     a_text_sealed_apart_after_an_erasure_opens,
     a_key_that_is_gone_from_a_restored_ledger_is_made_anew,
     an_erased_key_cannot_be_brought_back,
+    an_older_ledger_knows_who_is_named_where,
 );
 
 const ERASE: &str = "UPDATE data_keys SET wrapped_key = NULL, erased_at = 1
@@ -147,4 +151,53 @@ async fn an_erased_key_cannot_be_brought_back(place: &Place) {
             ..key
         }]
     );
+}
+
+/// A ledger that an older release has written.
+async fn an_older_ledger_knows_who_is_named_where(place: &Place) {
+    let client = stubborn(place);
+    confided(&client).await;
+    let late = client.new_stream();
+    for named in [None, Some("ann"), Some("bob")] {
+        let report = reported(&client, named, named.unwrap_or("nobody"));
+        client.confide(late, report, SECRET).await.unwrap();
+    }
+    client
+        .confide(late, request_for("bob"), SECRET)
+        .await
+        .unwrap();
+    client.confide(late, sent("sg-1"), SECRET).await.unwrap();
+    let elsewhere = client.clone().for_tenant("globex", 2);
+    confided(&elsewhere).await;
+    confided(&elsewhere).await;
+    erase(&elsewhere, "ann").await;
+    let as_written = table(place).await;
+    assert_eq!(as_written.len(), 2, "{as_written:?}");
+
+    let migration = if place.is_postgres() {
+        include_str!("../../migrations/postgres/0004_erasure.sql")
+    } else {
+        include_str!("../../migrations/sqlite/0004_erasure.sql")
+    };
+    let filling = &migration[migration.find("INSERT INTO").unwrap()..];
+    place.sql("DELETE FROM late_subscribers").await.unwrap();
+    place.sql(filling).await.unwrap();
+
+    assert_eq!(table(place).await, as_written);
+}
+
+async fn table(place: &Place) -> Vec<(String, String, uuid::Uuid)> {
+    const ROWS: &str = "SELECT tenant_id, subscriber_id, stream_id
+        FROM late_subscribers ORDER BY 1, 2, 3";
+    macro_rules! rows {
+        ($pool:expr) => {{
+            let rows = sqlx::query(ROWS).fetch_all($pool).await.unwrap();
+            let row = rows.iter().map(|row| (row.get(0), row.get(1), row.get(2)));
+            row.collect()
+        }};
+    }
+    match place.database() {
+        Database::Postgres { pool, .. } => rows!(pool),
+        Database::Sqlite { pool, .. } => rows!(pool),
+    }
 }

@@ -1,16 +1,17 @@
 //! A storage that fails when it is told to, and tells what was committed together.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use notification_ledger::domain::ids::{Sequence, StreamId, TenantId};
+use notification_ledger::domain::ids::{Sequence, StreamId, SubscriberId, TenantId};
 use notification_ledger::ledger::batch::{Plan, Questions};
 use notification_ledger::ledger::record::{
-    Head, Partition, Position, RecordedEvent, StreamEvent, StreamKey,
+    Head, LockedHead, Partition, Position, RecordedEvent, StreamEvent, StreamKey, TenantPlace,
 };
 use notification_ledger::ledger::storage::{
     BatchWriter, BrokenStream, DataKeyPlace, Found, IdempotencyPlace, IdempotencyRecord, LogQuery,
-    Storage, StorageError, StoredDataKey, StreamQuery,
+    Storage, StorageError, StoredDataKey, StreamQuery, SubscriberStreams,
 };
 
 /// Events with this correlation id are refused, as a database refuses rows.
@@ -36,6 +37,7 @@ struct Plans {
     next_commit: Mutex<Option<Commit>>,
     /// How many events each commit carried.
     committed: Mutex<Vec<usize>>,
+    keys_asked_for: AtomicUsize,
 }
 
 impl FaultyStorage {
@@ -48,6 +50,11 @@ impl FaultyStorage {
 
     pub(crate) fn fail_next(&self, commit: Commit) {
         *self.plans.next_commit.lock().unwrap() = Some(commit);
+    }
+
+    /// How many data keys batches have asked for.
+    pub(crate) fn keys_asked_for(&self) -> usize {
+        self.plans.keys_asked_for.load(Ordering::SeqCst)
     }
 
     pub(crate) fn committed(&self) -> Vec<usize> {
@@ -67,11 +74,24 @@ fn broken() -> StorageError {
 
 #[async_trait]
 impl BatchWriter for FaultyWriter {
-    async fn lock_heads(&mut self, partitions: &[Partition]) -> Result<Vec<Head>, StorageError> {
+    async fn lock_heads(
+        &mut self,
+        partitions: &[Partition],
+    ) -> Result<Vec<LockedHead>, StorageError> {
         self.inner.lock_heads(partitions).await
     }
 
+    async fn streams_of(
+        &mut self,
+        tenant: &TenantPlace,
+        subscriber_id: &SubscriberId,
+    ) -> Result<SubscriberStreams, StorageError> {
+        self.inner.streams_of(tenant, subscriber_id).await
+    }
+
     async fn look_up(&mut self, questions: &Questions<'_>) -> Result<Found, StorageError> {
+        let keys = &self.plans.keys_asked_for;
+        keys.fetch_add(questions.data_keys.len(), Ordering::SeqCst);
         self.inner.look_up(questions).await
     }
 
@@ -170,8 +190,15 @@ impl Storage for FaultyStorage {
         self.inner.keep_answer(record).await
     }
 
-    async fn data_keys(&self, keys: &[DataKeyPlace]) -> Result<Vec<StoredDataKey>, StorageError> {
-        self.inner.data_keys(keys).await
+    async fn data_keys_as_of(
+        &self,
+        keys: &[DataKeyPlace],
+    ) -> Result<Vec<(StoredDataKey, i64)>, StorageError> {
+        self.inner.data_keys_as_of(keys).await
+    }
+
+    async fn scrub(&self) -> Result<bool, StorageError> {
+        self.inner.scrub().await
     }
 
     async fn add_data_key(&self, key: &StoredDataKey) -> Result<(), StorageError> {

@@ -14,6 +14,7 @@ mod support;
 mod appending;
 mod client;
 mod crowds;
+mod erasing;
 mod erasure;
 mod faulty;
 mod following;

@@ -253,15 +253,18 @@ async fn only_the_key_that_was_stored_counts_as_stored(place: &Place) {
     let (keyring, _tasks) = keyring(place, 7);
     let stream = Client::of(place).key(StreamId(uuid::Uuid::nil()));
     let id = EventId(uuid::Uuid::nil());
-    let made = async || keyring.seal(&stream, &ann(), id, SECRET).await.unwrap().1;
+    let made = async || {
+        let (_, under) = keyring.seal(&stream, &ann(), id, SECRET).await.unwrap();
+        under.made()
+    };
     let first = made().await.unwrap();
-    keyring.forget(std::slice::from_ref(&first));
+    keyring.forget([&first.place]);
     let second = made().await.unwrap();
 
     // The append that carried the first one is only now heard of.
-    keyring.stored(&[first]);
+    keyring.stored(&[first], 0);
     assert_eq!(made().await.as_ref(), Some(&second));
-    keyring.stored(&[second]);
+    keyring.stored(&[second], 0);
     assert_eq!(made().await, None);
 }
 

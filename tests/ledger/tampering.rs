@@ -285,7 +285,8 @@ async fn append_at(place: &Place, client: &Client, stream: &StreamKey, sequence:
         .lock_heads(&[stream.partition])
         .await
         .unwrap()
-        .remove(0);
+        .remove(0)
+        .head;
     let event = new_event(client);
     let planned = PlannedEvent {
         stream,
@@ -394,6 +395,8 @@ fn laden_append(client: &Client, number: usize) -> AppendRequest {
             wrapped_key: Some("wrapped".to_owned()),
             created_at: client.surroundings.now(),
         }],
+        sealed_under: vec![],
+        late_subscriber: None,
         references: vec![format!("provider:{number}")],
         stream,
     }

@@ -124,6 +124,8 @@ fn append(client: &Client, stream: StreamId, expected: Tip) -> AppendRequest {
         provenance: Arc::clone(&client.order.provenance),
         idempotency: None,
         data_keys: vec![],
+        sealed_under: vec![],
+        late_subscriber: None,
         references: vec![],
     }
 }

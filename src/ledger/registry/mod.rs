@@ -40,7 +40,7 @@ mod testing;
 
 pub use self::ids::{Cursor, EntryId, KeyId, SourceId};
 pub use self::keys::{ApiKey, NewKey};
-pub use self::quarantine::QuarantineEntry;
+pub use self::quarantine::{QuarantineEntry, Quarantined};
 pub use self::scopes::{Scope, Scopes, ScopesError};
 pub use self::sources::{NewSource, SIGNING_SECRETS_MAX, SourceChange, Unmatched, WebhookSource};
 pub use self::tenants::Tenant;

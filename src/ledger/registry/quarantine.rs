@@ -7,8 +7,9 @@ use uuid::Uuid;
 use super::{Cursor, EntryId, Registry, RegistryError, SourceId};
 use crate::domain::event::Sealed;
 use crate::domain::time::Timestamp;
-use crate::ledger::database::on_both;
+use crate::ledger::database::{Database, on_both};
 use crate::ledger::record::TenantPlace;
+use crate::ledger::sealing;
 
 /// Most characters of a reason that are kept. What does not fit is of no more help.
 const REASON_CHARS_MAX: usize = 1_000;
@@ -35,10 +36,37 @@ impl QuarantineEntry {
     }
 }
 
-const ADD_ENTRY: &str = "
+/// What became of a webhook on its way into quarantine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quarantined {
+    Added,
+    /// It is there already.
+    Known,
+    /// Its key was destroyed since it was sealed. Seal it anew, or nobody can read it.
+    KeyDestroyed,
+}
+
+// Only as long as the key is there: an erasure that is under way is waited for.
+const ADD_ENTRY_POSTGRES: &str = "
+    WITH living AS (
+        SELECT 1
+        FROM data_keys
+        WHERE partition = $1 AND tenant_id = $2 AND key_id = $9 AND wrapped_key IS NOT NULL
+        FOR SHARE
+    )
     INSERT INTO webhook_quarantine
         (partition, tenant_id, entry_id, source_id, delivery_id, reason, sealed_body, received_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+    SELECT $1::int2, $2::text, $3::uuid, $4::uuid, $5::text, $6::text, $7::text, $8::int8
+    FROM living
+    ON CONFLICT (partition, tenant_id, entry_id) DO NOTHING";
+
+// SQLite has one writer at a time anyway.
+const ADD_ENTRY_SQLITE: &str = "
+    INSERT INTO webhook_quarantine
+        (partition, tenant_id, entry_id, source_id, delivery_id, reason, sealed_body, received_at)
+    SELECT $1, $2, $3, $4, $5, $6, $7, $8
+    FROM data_keys
+    WHERE partition = $1 AND tenant_id = $2 AND key_id = $9 AND wrapped_key IS NOT NULL
     ON CONFLICT (partition, tenant_id, entry_id) DO NOTHING";
 
 const ENTRIES: &str = "
@@ -53,6 +81,11 @@ const ENTRY: &str = "
     FROM webhook_quarantine
     WHERE partition = $1 AND tenant_id = $2 AND entry_id = $3";
 
+const EMPTY_ENTRY: &str = "
+    UPDATE webhook_quarantine
+    SET sealed_body = $4
+    WHERE partition = $1 AND tenant_id = $2 AND entry_id = $3";
+
 const REMOVE_ENTRY: &str = "
     DELETE FROM webhook_quarantine
     WHERE partition = $1 AND tenant_id = $2 AND entry_id = $3";
@@ -60,8 +93,7 @@ const REMOVE_ENTRY: &str = "
 type Row = (Uuid, Uuid, String, String, String, i64);
 
 impl Registry {
-    /// Puts a webhook into quarantine, and says whether it is new there. One that is there
-    /// already stays as it is.
+    /// Puts a webhook into quarantine. One that is there already stays as it is.
     ///
     /// # Errors
     ///
@@ -71,9 +103,16 @@ impl Registry {
         &self,
         place: &TenantPlace,
         entry: &QuarantineEntry,
-    ) -> Result<bool, RegistryError> {
+    ) -> Result<Quarantined, RegistryError> {
+        let Some(key_id) = sealing::key_id(&entry.sealed_body) else {
+            return Ok(Quarantined::KeyDestroyed);
+        };
+        let add_entry = match &self.inner.database {
+            Database::Postgres { .. } => ADD_ENTRY_POSTGRES,
+            Database::Sqlite { .. } => ADD_ENTRY_SQLITE,
+        };
         let added = on_both!(&self.inner.database, pool => {
-            sqlx::query(ADD_ENTRY)
+            sqlx::query(add_entry)
                 .bind(place.partition.0)
                 .bind(place.tenant_id.as_str())
                 .bind(entry.entry_id.0)
@@ -82,11 +121,35 @@ impl Registry {
                 .bind(storable_reason(&entry.reason))
                 .bind(&*entry.sealed_body.0)
                 .bind(entry.received_at.as_micros())
+                .bind(key_id)
                 .execute(pool)
                 .await?
                 .rows_affected()
         });
-        Ok(added == 1)
+        if added == 1 {
+            return Ok(Quarantined::Added);
+        }
+        let known = self.entry(place, entry.entry_id).await?;
+        Ok(known.map_or(Quarantined::KeyDestroyed, |_| Quarantined::Known))
+    }
+
+    /// Drops what an entry holds, for good; the entry itself stays.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryError::Storage`] when the database does not answer.
+    pub async fn empty(&self, place: &TenantPlace, entry_id: EntryId) -> Result<(), RegistryError> {
+        let nothing = sealing::nothing();
+        on_both!(&self.inner.database, pool => {
+            sqlx::query(EMPTY_ENTRY)
+                .bind(place.partition.0)
+                .bind(place.tenant_id.as_str())
+                .bind(entry_id.0)
+                .bind(&*nothing.0)
+                .execute(pool)
+                .await?;
+        });
+        Ok(())
     }
 
     /// Up to `limit` of a tenant's entries after one, in the order of arrival.
@@ -189,8 +252,12 @@ fn storable_reason(reason: &str) -> String {
 mod tests {
     use std::time::Duration;
 
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
     use super::super::testing::{Fixture, on_both_databases};
     use super::*;
+    use crate::ledger::storage::{DataKeyPlace, StoredDataKey};
 
     on_both_databases!(
         an_entry_is_kept_as_it_came_the_first_time,
@@ -198,11 +265,35 @@ mod tests {
         an_entry_is_removed_once,
         a_tenant_does_not_see_the_entries_of_another,
         any_reason_can_be_stored,
+        nothing_is_added_under_a_key_that_was_destroyed,
+        an_emptied_entry_stays_without_its_body,
     );
 
+    const KEY: Uuid = Uuid::from_u128(0x5eed);
+
+    /// A tenant, and the key that its entries are sealed under.
     async fn place(f: &Fixture, slug: &str) -> TenantPlace {
         let tenant_id = f.tenant(slug).await;
-        f.registry.place(&tenant_id).await.unwrap().unwrap()
+        let place = f.registry.place(&tenant_id).await.unwrap().unwrap();
+        let key = StoredDataKey {
+            place: DataKeyPlace {
+                partition: place.partition,
+                tenant_id,
+                key_id: KEY,
+            },
+            wrapped_key: Some("1.wrapped".into()),
+            created_at: f.clock.at(),
+        };
+        let storage = f.registry.inner.database.storage();
+        storage.add_data_key(&key).await.unwrap();
+        place
+    }
+
+    async fn destroy_keys(f: &Fixture) {
+        const DESTROY: &str = "UPDATE data_keys SET wrapped_key = NULL, erased_at = 1";
+        on_both!(&f.registry.inner.database, pool => {
+            sqlx::query(DESTROY).execute(pool).await.unwrap();
+        });
     }
 
     fn came_in(f: &Fixture, delivery_id: &str) -> QuarantineEntry {
@@ -212,7 +303,7 @@ mod tests {
             source_id,
             delivery_id: delivery_id.into(),
             reason: "is not JSON".into(),
-            sealed_body: Sealed("1.sealed.body".into()),
+            sealed_body: Sealed(format!("1.{}.body", URL_SAFE_NO_PAD.encode(KEY)).into()),
             received_at: f.clock.at(),
         }
     }
@@ -220,12 +311,18 @@ mod tests {
     async fn an_entry_is_kept_as_it_came_the_first_time(f: &Fixture) {
         let acme = place(f, "acme").await;
         let first = came_in(f, "novu:msg_1");
-        assert!(f.registry.quarantine(&acme, &first).await.unwrap());
+        assert_eq!(
+            f.registry.quarantine(&acme, &first).await.unwrap(),
+            Quarantined::Added
+        );
         f.clock.advance(Duration::from_secs(5));
 
         let again = came_in(f, "novu:msg_1");
 
-        assert!(!f.registry.quarantine(&acme, &again).await.unwrap());
+        assert_eq!(
+            f.registry.quarantine(&acme, &again).await.unwrap(),
+            Quarantined::Known
+        );
         let found = f.registry.entry(&acme, first.entry_id).await.unwrap();
         assert_eq!(found, Some(first));
     }
@@ -290,7 +387,10 @@ mod tests {
             ..came_in(f, "novu:msg_1")
         };
 
-        assert!(f.registry.quarantine(&acme, &entry).await.unwrap());
+        assert_eq!(
+            f.registry.quarantine(&acme, &entry).await.unwrap(),
+            Quarantined::Added
+        );
 
         let found = f
             .registry
@@ -300,5 +400,37 @@ mod tests {
             .unwrap();
         assert_eq!(found.reason.chars().count(), REASON_CHARS_MAX);
         assert!(found.reason.starts_with("unknown type `\u{FFFD}\u{FFFD}ä"));
+    }
+
+    async fn nothing_is_added_under_a_key_that_was_destroyed(f: &Fixture) {
+        let acme = place(f, "acme").await;
+        let (early, late) = (came_in(f, "novu:msg_1"), came_in(f, "novu:msg_2"));
+        f.registry.quarantine(&acme, &early).await.unwrap();
+        destroy_keys(f).await;
+
+        let said = f.registry.quarantine(&acme, &late).await.unwrap();
+
+        assert_eq!(said, Quarantined::KeyDestroyed);
+        assert_eq!(f.registry.entry(&acme, late.entry_id).await.unwrap(), None);
+        let again = f.registry.quarantine(&acme, &early).await.unwrap();
+        assert_eq!(again, Quarantined::Known);
+    }
+
+    async fn an_emptied_entry_stays_without_its_body(f: &Fixture) {
+        let acme = place(f, "acme").await;
+        let (entry, other) = (came_in(f, "novu:msg_1"), came_in(f, "novu:msg_2"));
+        f.registry.quarantine(&acme, &entry).await.unwrap();
+        f.registry.quarantine(&acme, &other).await.unwrap();
+
+        f.registry.empty(&acme, entry.entry_id).await.unwrap();
+
+        let entries = f.registry.entries(&acme, None, 10).await.unwrap();
+        let emptied = QuarantineEntry {
+            sealed_body: sealing::nothing(),
+            ..entry
+        };
+        let mut expected = [emptied, other];
+        expected.sort_by_key(|entry| entry.entry_id);
+        assert_eq!(entries, expected);
     }
 }
