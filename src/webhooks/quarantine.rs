@@ -12,9 +12,14 @@ use crate::domain::ids::{EventId, SubscriberId};
 use crate::domain::sealing::Subject;
 use crate::ledger::LedgerError;
 use crate::ledger::record::TenantPlace;
-use crate::ledger::registry::{EntryId, QuarantineEntry, SourceId};
+use crate::ledger::registry::{EntryId, QuarantineEntry, Quarantined, SourceId};
 use crate::ledger::sealing::outside_streams;
 use crate::problem::Problem;
+
+/// How often a body is sealed anew because its subscriber was erased meanwhile.
+const ATTEMPTS_MAX: usize = 10;
+/// Entries read in one statement: bodies may be large.
+const ENTRIES_PER_READ: i64 = 10;
 
 /// What is sealed begins with how the body is written, because only text can be sealed.
 const AS_TEXT: &str = "text:";
@@ -45,17 +50,70 @@ pub async fn keep(
     if state.registry.entry(tenant, entry_id).await?.is_some() {
         return Ok(());
     }
-    let sealed_body = seal(state, tenant, delivery.source_id, entry_id, subject, body).await?;
-    let entry = QuarantineEntry {
-        entry_id,
-        source_id: delivery.source_id,
-        delivery_id: delivery.delivery_id.clone(),
-        reason: reason.to_owned(),
-        sealed_body,
-        received_at: delivery.received_at,
-    };
-    state.registry.quarantine(tenant, &entry).await?;
-    Ok(())
+    for _ in 0..ATTEMPTS_MAX {
+        let sealed_body = seal(state, tenant, delivery.source_id, entry_id, subject, body).await?;
+        let entry = QuarantineEntry {
+            entry_id,
+            source_id: delivery.source_id,
+            delivery_id: delivery.delivery_id.clone(),
+            reason: reason.to_owned(),
+            sealed_body,
+            received_at: delivery.received_at,
+        };
+        match state.registry.quarantine(tenant, &entry).await? {
+            Quarantined::Added | Quarantined::Known => return Ok(()),
+            Quarantined::KeyDestroyed => state.ledger.forget_key(tenant, &entry.sealed_body),
+        }
+    }
+    Err(LedgerError::Contended.into())
+}
+
+/// Drops the bodies that name a subscriber, whoever's key they are sealed under, and says of how
+/// many. Those under the subscriber's own key need no help once that is destroyed.
+///
+/// # Errors
+///
+/// A problem when the database does not answer. A repeat finds what is left.
+pub async fn erase(
+    state: &ApiState,
+    tenant: &TenantPlace,
+    subscriber_id: &SubscriberId,
+) -> Result<usize, Problem> {
+    let entries = naming(state, tenant, subscriber_id).await?;
+    for entry_id in &entries {
+        state.registry.empty(tenant, *entry_id).await?;
+    }
+    Ok(entries.len())
+}
+
+/// The entries whose bodies can be read and name a subscriber.
+///
+/// # Errors
+///
+/// A problem when the database does not answer.
+pub async fn naming(
+    state: &ApiState,
+    tenant: &TenantPlace,
+    subscriber_id: &SubscriberId,
+) -> Result<Vec<EntryId>, Problem> {
+    let mut naming = Vec::new();
+    let mut after = None;
+    loop {
+        let entries = state
+            .registry
+            .entries(tenant, after, ENTRIES_PER_READ)
+            .await?;
+        let Some(last) = entries.last() else {
+            return Ok(naming);
+        };
+        after = Some(last.cursor());
+        for entry in &entries {
+            let body = open(state, tenant, entry).await?;
+            if body.is_some_and(|body| names(&body, subscriber_id)) {
+                naming.push(entry.entry_id);
+            }
+        }
+    }
 }
 
 async fn seal(
@@ -124,6 +182,51 @@ pub fn subject_of(body: &[u8]) -> Subject {
         .unwrap_or(Subject::Stream)
 }
 
+/// Whether a body says of anything that it is about a subscriber: wherever that may stand, because
+/// a body that was not understood may have any form.
+fn names(body: &[u8], subscriber_id: &SubscriberId) -> bool {
+    let id = subscriber_id.as_str();
+    match serde_json::from_slice::<Value>(body) {
+        Ok(document) => value_names(&document, id),
+        Err(_) => text_names(&String::from_utf8_lossy(body), id),
+    }
+}
+
+fn value_names(value: &Value, id: &str) -> bool {
+    match value {
+        Value::Object(fields) => fields.iter().any(|(key, value)| match value {
+            Value::String(text) => text == id && is_subscriber_id(key),
+            Value::Object(inner) if key.eq_ignore_ascii_case("subscriber") => {
+                let own = ["id", "_id"]
+                    .iter()
+                    .filter_map(|key| inner.get(*key)?.as_str());
+                own.into_iter().any(|text| text == id) || value_names(value, id)
+            }
+            _ => value_names(value, id),
+        }),
+        Value::Array(values) => values.iter().any(|value| value_names(value, id)),
+        _ => false,
+    }
+}
+
+/// As far as that can be told without understanding the text: `"subscriberId": "…"`.
+fn text_names(text: &str, id: &str) -> bool {
+    let quoted = Value::from(id).to_string();
+    text.match_indices(&quoted).any(|(at, _)| {
+        let before = text[..at].trim_end().strip_suffix(':').map(str::trim_end);
+        let key = before.and_then(|before| before.strip_suffix('"')?.rsplit('"').next());
+        key.is_some_and(is_subscriber_id)
+    })
+}
+
+/// `subscriberId`, `_subscriberId`, `subscriber_id` and the like.
+fn is_subscriber_id(key: &str) -> bool {
+    let letters = key.chars().filter(|letter| *letter != '_');
+    letters
+        .map(|letter| letter.to_ascii_lowercase())
+        .eq("subscriberid".chars())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,5 +272,34 @@ mod tests {
             assert_eq!(subject_of(body.as_bytes()), expected, "{body}");
         }
         assert_eq!(subject_of("[".repeat(100_000).as_bytes()), Subject::Stream);
+    }
+
+    #[test]
+    fn a_body_names_a_subscriber_wherever_it_says_so() {
+        let ann = SubscriberId::new("ann").unwrap();
+        for body in [
+            r#"{"data": {"object": {"subscriberId": "ann"}}}"#,
+            r#"{"a": [{"b": {"_subscriberId": "ann"}}]}"#,
+            r#"{"subscriber_id": "\u0061nn"}"#,
+            r#"{"subscriber": {"_id": "ann"}}"#,
+            r#"{"subscriber": {"more": {"subscriberId": "ann"}}}"#,
+            r#"{"subscriberId": "ann"}{"subscriberId": "ann"}"#,
+            r#"{"to": {"subscriberId" : "ann", "em"#,
+        ] {
+            assert!(names(body.as_bytes(), &ann), "{body}");
+        }
+        for body in [
+            r#"{"data": {"object": {"subscriberId": "anna"}}}"#,
+            r#"{"channel": "ann"}"#,
+            r#"{"subscriber": {"name": "ann"}}"#,
+            r#"{"channel": "ann"}{"#,
+            r#"{"subscriberId": "anna"}{"#,
+            r#""ann""#,
+            "ann",
+            "",
+        ] {
+            assert!(!names(body.as_bytes(), &ann), "{body}");
+        }
+        assert!(!names(&[0xff, 0xfe], &ann));
     }
 }
