@@ -36,6 +36,7 @@ pub mod request;
 pub mod schema;
 pub mod sources;
 pub mod state;
+pub mod subscribers;
 pub mod tenants;
 pub mod timeline;
 pub mod view;
@@ -75,6 +76,7 @@ fn documented() -> OpenApiRouter<ApiState> {
         .routes(routes!(notifications::suppressed))
         .routes(routes!(bulk::commands))
         .routes(routes!(events::list))
+        .routes(routes!(subscribers::erase))
         .routes(routes!(notification_logs::list))
         .routes(routes!(timeline::list))
         .routes(routes!(metrics::show))

@@ -128,6 +128,11 @@ impl Call<'_> {
         self.method == "post" && self.path.starts_with("/v1/notifications/")
     }
 
+    /// Takes an idempotency key.
+    fn may_be_claimed(&self) -> bool {
+        self.method == "post" || self.path.starts_with("/v1/subscribers/")
+    }
+
     /// Its body may be left out, if nothing in it is required.
     fn may_say_nothing(&self) -> bool {
         self.has_a_version() || self.path.ends_with("/retry")
@@ -159,7 +164,7 @@ fn complete(call: &Call<'_>, operation: &mut Operation) {
         if call.path.contains('{') || call.is_for_a_tenant() {
             errors.push("NotFound");
         }
-        if call.method == "post" {
+        if call.may_be_claimed() {
             parameters.push("Idempotency-Key");
         }
         if call.reads_the_record() {

@@ -13,6 +13,7 @@ mod commands;
 mod counts;
 mod description;
 mod edge;
+mod erasure;
 mod fixture;
 mod headers;
 mod history;

@@ -120,7 +120,8 @@ impl Fixture {
     async fn new(database: Database) -> Self {
         let clock = Arc::new(TestClock(AtomicI64::new(0)));
         clock.set_seconds(START);
-        let state = state(&database, &clock).await;
+        // Erasures are seen at once.
+        let state = state(&database, &clock, Duration::ZERO).await;
         let registry = state.registry.clone();
         let acme = tenant(&registry, "acme").await;
         let mut fixture = Self {
@@ -137,7 +138,12 @@ impl Fixture {
 
     /// Another process over the same database.
     pub(crate) async fn other_process(&self) -> Self {
-        let state = state(&self.database, &self.clock).await;
+        self.remembering(Duration::ZERO).await
+    }
+
+    /// Another process, which remembers keys for so long.
+    pub(crate) async fn remembering(&self, key_cache_ttl: Duration) -> Self {
+        let state = state(&self.database, &self.clock, key_cache_ttl).await;
         Self {
             registry: state.registry.clone(),
             router: app::router(state),
@@ -314,7 +320,7 @@ impl Fixture {
     }
 }
 
-async fn state(database: &Database, clock: &Arc<TestClock>) -> ApiState {
+async fn state(database: &Database, clock: &Arc<TestClock>, key_cache_ttl: Duration) -> ApiState {
     let surroundings = Surroundings {
         clock: Arc::clone(clock) as Arc<dyn Clock>,
         ids: Arc::new(System),
@@ -333,8 +339,7 @@ async fn state(database: &Database, clock: &Arc<TestClock>) -> ApiState {
         .await
         .unwrap();
     let options = Options {
-        // Erasures are seen at once.
-        key_cache_ttl: Duration::ZERO,
+        key_cache_ttl,
         ..Options::default()
     };
     let ledger = Ledger::start(

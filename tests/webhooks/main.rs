@@ -9,6 +9,7 @@
 
 mod any_order;
 mod correlation;
+mod erasure;
 mod facts;
 mod fixture;
 mod novu;

@@ -20,6 +20,7 @@ use crate::domain::precedence::PrecedenceRule;
 use crate::domain::state::{LastError, Message, Status, Times};
 use crate::domain::time::Timestamp;
 use crate::ledger::record::{StreamKey, Tip};
+use crate::ledger::sealing::key_id;
 use crate::problem::Problem;
 
 /// One notification, with all that was sent.
@@ -233,6 +234,25 @@ impl Opener<'_> {
     }
 }
 
+impl Opener<'_> {
+    /// Notices erasures of what is not shown here, such as raw reports.
+    async fn look_into(&mut self, notification: &Notification) -> Result<(), Problem> {
+        let mut seen = Vec::new();
+        let reports = notification.reports().iter();
+        for sealed in reports.filter_map(|report| report.sealed.as_ref()) {
+            if self.erased {
+                break;
+            }
+            let key_id = key_id(sealed);
+            if !seen.contains(&key_id) {
+                self.erased = self.state.ledger.is_erased(self.stream, sealed).await?;
+                seen.push(key_id);
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Shows a notification as folded up to `tip`.
 pub async fn notification(
     state: &ApiState,
@@ -270,6 +290,7 @@ pub async fn notification(
     for message in summary.messages {
         messages.push(message_view(message, &mut seals).await?);
     }
+    seals.look_into(notification).await?;
     let requested = request.map(|request| &request.value);
     let queued = notification.queued().last().map(|queued| &queued.value);
     let listed = ListedNotification {
