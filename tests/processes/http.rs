@@ -169,6 +169,13 @@ impl Caller {
 
     /// # Errors
     ///
+    /// When there was no answer: then nobody knows what became of it.
+    pub(crate) async fn try_delete(&self, path: &str) -> reqwest::Result<Answer> {
+        self.send(self.client.delete(self.url(path))).await
+    }
+
+    /// # Errors
+    ///
     /// When the answers broke off.
     pub(crate) async fn try_post_lines(&self, path: &str, lines: &str) -> reqwest::Result<Answer> {
         let request = self

@@ -24,6 +24,7 @@ mod raw;
 mod wait;
 
 mod crash;
+mod erasure;
 mod idle;
 mod live;
 mod outage;

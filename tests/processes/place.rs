@@ -143,6 +143,16 @@ impl Place {
         }
     }
 
+    /// A key of a tenant's that may do everything.
+    pub(crate) fn administrator(&self, id: &str) -> Tenant {
+        let all = "read,write,admin";
+        let key = self.answer_of(&["keys", "create", "--tenant", id, "--scope", all]);
+        Tenant {
+            id: id.to_owned(),
+            key,
+        }
+    }
+
     /// Starts a service and waits until it listens.
     pub(crate) async fn start(&self) -> Service {
         let mut service = self.begin();
