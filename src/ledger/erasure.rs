@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tracing::Instrument;
 
 use super::batch::{self, AppendOutcome, AppendRequest, PlannedErasure, Questions};
 use super::record::{LedgerPosition, LockedHead, Position, StreamKey, Tip};
@@ -70,11 +71,13 @@ impl Ledger {
         let core = Arc::clone(&self.core);
         let order = order.clone();
         let (reply, answer) = oneshot::channel();
-        self.core.tasks.spawn(async move {
+        let erasing = async move {
             let erased = erase(&core, &order, &erasure).await;
             // A caller who left loses the answer, not the erasure.
             let _ = reply.send(erased);
-        });
+        };
+        let span = tracing::Span::current();
+        self.core.tasks.spawn(erasing.instrument(span));
         answer.await.unwrap_or(Err(LedgerError::Stopped))
     }
 }
