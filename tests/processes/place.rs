@@ -43,6 +43,10 @@ pub(crate) struct Service {
     log: PathBuf,
 }
 
+/// A command that was started beside the service.
+#[derive(Debug)]
+pub(crate) struct Running(Child);
+
 impl Place {
     fn new(url: String) -> Self {
         let settings = BTreeMap::from([
@@ -116,12 +120,20 @@ impl Place {
         command
     }
 
+    /// Starts a command beside the service. Killed when dropped.
+    pub(crate) fn spawn(&self, arguments: &[&str]) -> Running {
+        let mut command = self.command();
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        Running(command.args(arguments).spawn().unwrap())
+    }
+
     /// Runs a command beside the service, to its end.
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         self.command().args(arguments).output().unwrap()
     }
 
-    fn answer_of(&self, arguments: &[&str]) -> String {
+    /// Runs a command that must succeed, and answers with what it said.
+    pub(crate) fn answer_of(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         assert!(output.status.success(), "{arguments:?}: {output:?}");
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
@@ -240,6 +252,22 @@ impl Service {
             .read_to_string(&mut text)
             .unwrap();
         text
+    }
+}
+
+impl Running {
+    /// Ends it without a warning.
+    pub(crate) fn kill(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Fails only if it has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

@@ -95,7 +95,7 @@ fn all(services: &[Service]) -> Vec<&Service> {
 }
 
 /// The database, as one more process has it.
-async fn opened(place: &Place) -> Database {
+pub(crate) async fn opened(place: &Place) -> Database {
     let url = place.database_url();
     let opened = match url.strip_prefix("sqlite://") {
         Some(path) => Database::sqlite(path.as_ref(), false, 2, PATIENCE).await,

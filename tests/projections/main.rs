@@ -42,7 +42,9 @@ mod wait;
 
 mod disturbance;
 mod following;
+mod interrupted;
 mod killed;
+mod printed;
 mod process;
 mod rebuilt;
 mod rules;
