@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sqlx::Connection;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::sqlite::{
@@ -50,6 +51,19 @@ macro_rules! on_both {
     };
 }
 pub(crate) use on_both;
+
+/// Connections to a SQLite file.
+///
+/// When SQLite itself undoes a transaction, as it does when the disk is full, sqlx goes on counting
+/// it, and nobody could ever begin another one there. So such a connection is given up.
+pub(crate) fn sqlite_pool(connections_max: u32) -> SqlitePoolOptions {
+    SqlitePoolOptions::new()
+        .max_connections(connections_max)
+        .before_acquire(|connection, _| {
+            let is_free = !connection.is_in_transaction();
+            Box::pin(async move { Ok(is_free) })
+        })
+}
 
 /// Why a ledger can't be opened.
 #[derive(Debug, thiserror::Error)]
@@ -153,9 +167,7 @@ impl Database {
             .busy_timeout(SQLITE_BUSY_TIMEOUT)
             // What is deleted is overwritten, so that an erased key is gone from the file.
             .pragma("secure_delete", "ON");
-        let pool_options = SqlitePoolOptions::new()
-            .max_connections(connections_max)
-            .acquire_timeout(acquire_timeout);
+        let pool_options = sqlite_pool(connections_max).acquire_timeout(acquire_timeout);
         let started = Instant::now();
         let pool = loop {
             match pool_options.clone().connect_with(options.clone()).await {

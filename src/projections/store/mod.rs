@@ -12,12 +12,12 @@ mod sqlite;
 use std::time::Duration;
 
 use sqlx::postgres::PgPoolOptions;
-use sqlx::sqlite::{SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{SqlitePool, SqliteSynchronous};
 use sqlx::{PgPool, Postgres, Sqlite};
 
 use super::changes::Changes;
 use super::table::{Cell, Column, Rows, Table};
-use crate::ledger::database::Database;
+use crate::ledger::database::{Database, sqlite_pool};
 use crate::ledger::record::{Head, Partition};
 use crate::ledger::rows::head;
 use crate::ledger::storage::StorageError;
@@ -103,9 +103,7 @@ impl Store {
                     .pragma("secure_delete", "OFF");
                 Pools::Sqlite {
                     reading: pool.clone(),
-                    writing: SqlitePoolOptions::new()
-                        .max_connections(SQLITE_WRITERS)
-                        .connect_lazy_with(options),
+                    writing: sqlite_pool(SQLITE_WRITERS).connect_lazy_with(options),
                 }
             }
         };
