@@ -472,7 +472,7 @@ impl Worker {
         let mut bytes = 0;
         for projection in self.projections() {
             let size = self.room.store.size(projection).await;
-            bytes += size.ok().flatten().unwrap_or_default();
+            bytes += size.unwrap_or_default();
         }
         let needed = if bytes > 0 {
             format!("at least {} MiB", bytes / (1024 * 1024) + 1)

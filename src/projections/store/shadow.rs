@@ -56,25 +56,31 @@ const SQLITE_INDEXES: &str = "
     ORDER BY name";
 
 impl Store {
-    /// About how much space a projection's tables take, in bytes, if the database can tell.
+    /// About how much space a projection's tables take, with their indexes, in bytes.
     ///
     /// # Errors
     ///
     /// [`StorageError`] when the database failed.
-    pub async fn size(&self, projection: Projection) -> Result<Option<i64>, StorageError> {
-        if self.has_one_writer() {
-            return Ok(None);
-        }
+    pub async fn size(&self, projection: Projection) -> Result<i64, StorageError> {
+        const POSTGRES: &str = "SELECT pg_total_relation_size(to_regclass($1))";
+        const SQLITE: &str = "
+            SELECT SUM(pgsize)
+            FROM dbstat
+            WHERE name IN (SELECT name FROM sqlite_master WHERE tbl_name = $1)";
+        let sql = if self.has_one_writer() {
+            SQLITE
+        } else {
+            POSTGRES
+        };
         let mut bytes = 0;
         for table in projection.tables() {
-            let sql = "SELECT pg_total_relation_size(to_regclass($1))";
             let found = self.select(sql, &[table.name.into()], SIZE).await?;
             bytes += found
                 .first()
                 .and_then(|row| row[0].as_int())
                 .unwrap_or_default();
         }
-        Ok(Some(bytes))
+        Ok(bytes)
     }
 }
 
