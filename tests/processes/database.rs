@@ -146,16 +146,7 @@ impl Cluster {
             running: false,
             folder,
         };
-        if is_root() {
-            let done = Command::new("chown")
-                .arg("postgres:")
-                .arg(cluster.folder.path())
-                .status();
-            assert!(
-                done.unwrap().success(),
-                "root needs a user `postgres` to run PostgreSQL"
-            );
-        }
+        cluster.own(cluster.folder.path());
         let data = cluster.data();
         let arguments = [
             "--username=postgres",
@@ -180,6 +171,21 @@ impl Cluster {
             }
         }
         panic!("PostgreSQL did not start: {}", cluster.log());
+    }
+
+    /// Lets the server keep something in a folder.
+    #[expect(
+        clippy::unused_self,
+        reason = "there is nobody to let without a server"
+    )]
+    pub(crate) fn own(&self, folder: &Path) {
+        if is_root() {
+            let done = Command::new("chown").arg("postgres:").arg(folder).status();
+            assert!(
+                done.unwrap().success(),
+                "root needs a user `postgres` to run PostgreSQL"
+            );
+        }
     }
 
     fn configure(&self) {

@@ -25,6 +25,7 @@ mod wait;
 
 mod crash;
 mod erasure;
+mod full;
 mod idle;
 mod live;
 mod outage;

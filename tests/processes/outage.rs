@@ -1,19 +1,14 @@
-//! The database is gone, killed, read-only or full.
+//! The database is gone, killed or read-only.
 
-use std::fs::{self, File};
-use std::io::Write;
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use serde_json::json;
-use tempfile::TempDir;
 
 use crate::audit::audit;
 use crate::clients::{Crowd, Plan};
 use crate::database::{Cluster, run_sql};
 use crate::dice::Dice;
-use crate::http::{Addresses, Answer, Caller, external_ids};
+use crate::http::{Addresses, Caller, external_ids};
 use crate::place::{Place, timed};
 use crate::wait::until;
 
@@ -29,10 +24,6 @@ const KILLS: usize = 5;
 const EVENTS: std::ops::Range<usize> = 60..300;
 /// Clients that are put off before the server is started again.
 const PUT_OFF: usize = 10;
-/// Of the file system that fills up. Less than the write-ahead log may grow to.
-const DISK: &str = "8m";
-const BALLAST_CHUNK: usize = 4096;
-const BULKY: usize = 4000;
 
 fn plan() -> Plan {
     Plan {
@@ -205,110 +196,5 @@ async fn a_read_only_database_is_still_read() {
     .await;
     assert_eq!(delivered.body["version"], 2, "{delivered:?}");
     assert_eq!(external_ids(&caller.log().await), ["before"]);
-    place.verify();
-}
-
-/// A file system of a few megabytes. Gone when dropped.
-struct SmallDisk(TempDir);
-
-impl SmallDisk {
-    /// `None` where this process may not make one.
-    fn mount() -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        let options = format!("size={DISK}");
-        let mut mount = Command::new("mount");
-        mount
-            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
-            .arg(folder.path());
-        let mounted = mount.output().is_ok_and(|output| output.status.success());
-        mounted.then_some(Self(folder))
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    /// Takes all the room that is left.
-    fn fill(&self) {
-        let mut ballast = File::create(self.path().join("ballast")).unwrap();
-        while ballast.write_all(&[0; BALLAST_CHUNK]).is_ok() {}
-    }
-
-    fn clear(&self) {
-        fs::remove_file(self.path().join("ballast")).unwrap();
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let unmounted = Command::new("umount").arg(self.path()).status();
-        if !unmounted.is_ok_and(|status| status.success()) {
-            eprintln!("{} is still mounted", self.path().display());
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_disk_loses_nothing_and_is_survived() {
-    let Some(disk) = SmallDisk::mount() else {
-        // Not `eprintln!`, which a passing test keeps to itself.
-        let _ = writeln!(
-            std::io::stderr(),
-            "SKIPPED: a full disk needs root, to mount a small one"
-        );
-        return;
-    };
-    let place = Place::sqlite_in(disk.path());
-    let service = place.start().await;
-    let tenant = place.tenant("a", 0);
-    let caller = Caller::new(&Addresses::of(&[&service]), &tenant);
-    let mut answered = Vec::new();
-    let mut calls = 0;
-    let mut bulky = async |answered: &mut Vec<String>| -> Answer {
-        calls += 1;
-        let external_id = format!("call-{calls:04}");
-        let body = json!({
-            "workflow_id": "w",
-            "subscriber": { "id": "s" },
-            "external_id": external_id,
-            "payload": { "text": "x".repeat(BULKY) },
-        });
-        let answer = caller
-            .post("/v1/notifications", &[], &body.to_string())
-            .await;
-        if answer.status == 201 {
-            answered.push(external_id);
-        }
-        answer
-    };
-    for _ in 0..50 {
-        assert_eq!(bulky(&mut answered).await.status, 201);
-    }
-
-    disk.fill();
-    let refused = until("the disk is full", TOLD, async || {
-        let answer = bulky(&mut answered).await;
-        (answer.status != 201).then_some(answer)
-    })
-    .await;
-    refused.assert_says_later(&["unavailable"]);
-    for _ in 0..10 {
-        bulky(&mut answered)
-            .await
-            .assert_says_later(&["unavailable"]);
-    }
-    assert_eq!(external_ids(&caller.log().await), answered);
-
-    disk.clear();
-    until("the service writes again", RECOVERED, async || {
-        (bulky(&mut answered).await.status == 201).then_some(())
-    })
-    .await;
-    for _ in 0..50 {
-        assert_eq!(bulky(&mut answered).await.status, 201);
-    }
-    assert_eq!(external_ids(&caller.log().await), answered);
-    place.verify();
-    service.kill();
     place.verify();
 }

@@ -43,10 +43,6 @@ pub(crate) struct Service {
     log: PathBuf,
 }
 
-/// A command that was started beside the service.
-#[derive(Debug)]
-pub(crate) struct Running(Child);
-
 impl Place {
     fn new(url: String) -> Self {
         let settings = BTreeMap::from([
@@ -105,7 +101,8 @@ impl Place {
         &self.settings["LEDGER_DATABASE_URL"]
     }
 
-    fn command(&self) -> Command {
+    /// The program, with the settings of this place.
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_notification-ledger"));
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy();
@@ -118,13 +115,6 @@ impl Place {
         }
         command.envs(&self.settings).stdin(Stdio::null());
         command
-    }
-
-    /// Starts a command beside the service. Killed when dropped.
-    pub(crate) fn spawn(&self, arguments: &[&str]) -> Running {
-        let mut command = self.command();
-        command.stdout(Stdio::null()).stderr(Stdio::null());
-        Running(command.args(arguments).spawn().unwrap())
     }
 
     /// Runs a command beside the service, to its end.
@@ -252,22 +242,6 @@ impl Service {
             .read_to_string(&mut text)
             .unwrap();
         text
-    }
-}
-
-impl Running {
-    /// Ends it without a warning.
-    pub(crate) fn kill(mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Fails only if it has ended already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

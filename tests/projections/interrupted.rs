@@ -5,6 +5,7 @@
 //! rebuilds: one that the command line carried out and two of a service's.
 
 use std::collections::BTreeMap;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use notification_ledger::clock::{Clock, System};
@@ -111,7 +112,7 @@ async fn interrupt(place: &Place, moment: Moment, by: GoesOn, mut dice: Dice) {
     let together = [Projection::Timeline, Projection::Metrics];
     let alone = [Projection::Notifications, Projection::NotificationLogs];
     let mut wave = rage(&mut storms, &addresses, &mut dice);
-    let command = async || place.spawn(&["projections", "rebuild", "timeline", "metrics"]);
+    let command = async || Watching::over(place, &["timeline", "metrics"]);
     let (command, mut left, halt) =
         caught(place, &store, &together, Moment::Filling, command).await;
     command.kill();
@@ -129,7 +130,7 @@ async fn interrupt(place: &Place, moment: Moment, by: GoesOn, mut dice: Dice) {
     left.extend(more);
     let service = place.start().await;
     addresses.change(&[&service]);
-    let watching = place.spawn(&["projections", "rebuild", "all"]);
+    let watching = Watching::over(place, &["all"]);
     if by == GoesOn::InTheNextService {
         watching.kill();
     }
@@ -343,6 +344,31 @@ async fn try_to_tell(caller: &Caller, lines: &str, commands: usize) -> bool {
         assert!(done || known, "{result}");
     }
     true
+}
+
+/// A command that rebuilds, or watches until others have. Killed when dropped.
+struct Watching(Child);
+
+impl Watching {
+    fn over(place: &Place, names: &[&str]) -> Self {
+        let mut command = place.command();
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let rebuild = command.args(["projections", "rebuild"]).args(names);
+        Self(rebuild.spawn().unwrap())
+    }
+
+    fn kill(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        // Fails only if it has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Nobody can note how far a rebuild has come, for as long as this is there.

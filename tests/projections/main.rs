@@ -42,6 +42,7 @@ mod wait;
 
 mod disturbance;
 mod following;
+mod full;
 mod interrupted;
 mod killed;
 mod printed;
