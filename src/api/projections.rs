@@ -14,14 +14,15 @@ use super::state::ApiState;
 use crate::domain::time::Timestamp;
 use crate::problem::Problem;
 use crate::projections::Projection;
-use crate::projections::store::Progress;
+use crate::projections::store::{self, Progress};
 
 /// One projection.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ProjectionView {
     #[schema(value_type = String, example = "notification_logs")]
     pub name: &'static str,
-    /// What this release makes of the events; tables of another version are to be rebuilt.
+    /// What this release makes of the events. Tables of an older version are rebuilt, those of a
+    /// newer one left alone.
     pub version: i32,
     pub partitions: Vec<CheckpointView>,
 }
@@ -38,7 +39,7 @@ pub struct CheckpointView {
     /// How long the first event that is missing has been on record.
     pub lag_seconds: f64,
     pub state: CheckpointState,
-    /// Why it stopped.
+    /// Why it does not go on.
     #[schema(required)]
     pub last_error: Option<String>,
     #[schema(required)]
@@ -53,8 +54,10 @@ pub enum CheckpointState {
     Running,
     /// It stopped at an event. It is tried again now and then.
     Failed,
-    /// Its tables are those of another version: it has to be rebuilt.
+    /// An older release made its tables: they are rebuilt as soon as a service starts.
     Outdated,
+    /// A newer release made its tables: this one leaves them alone.
+    Newer,
 }
 
 /// List projections
@@ -94,12 +97,11 @@ impl CheckpointView {
             failed_at,
             waiting_since,
         } = progress;
-        let state = if checkpoint.version != checkpoint.projection.version() {
-            CheckpointState::Outdated
-        } else if checkpoint.error.is_some() {
-            CheckpointState::Failed
-        } else {
-            CheckpointState::Running
+        let state = match checkpoint.state() {
+            store::CheckpointState::Running => CheckpointState::Running,
+            store::CheckpointState::Failed => CheckpointState::Failed,
+            store::CheckpointState::Outdated => CheckpointState::Outdated,
+            store::CheckpointState::Newer => CheckpointState::Newer,
         };
         let millis = waiting_since.map_or(0, |since| {
             now.unix_millis().saturating_sub(since.unix_millis())
@@ -116,7 +118,7 @@ impl CheckpointView {
             lag_events: (checkpoint.head.0 - checkpoint.position.0).max(0),
             lag_seconds,
             state,
-            last_error: checkpoint.error,
+            last_error: checkpoint.last_error(),
             failed_at,
         }
     }

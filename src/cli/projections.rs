@@ -165,8 +165,8 @@ async fn list(projections: &Projections, json: bool) -> anyhow::Result<Done> {
                 position: at.position.0,
                 head: at.head.0,
                 lag_events: (at.head.0 - at.position.0).max(0),
-                state: at.state(),
-                last_error: at.error,
+                state: at.state().name(),
+                last_error: at.last_error(),
             }
         })
         .collect();

@@ -52,3 +52,4 @@ mod rules;
 mod storm;
 mod tables;
 mod trouble;
+mod versions;

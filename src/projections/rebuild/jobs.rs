@@ -105,6 +105,18 @@ impl Rebuild {
         self.state == State::Running && (self.owner.is_none() || self.lease_until < now)
     }
 
+    /// Nobody works on it, and this release makes the rows it is to have: an older one would take
+    /// the tables back, a newer one knows what is still missing.
+    pub(super) fn is_open(&self, now: Timestamp) -> bool {
+        self.is_free(now) && self.version == self.projection.version()
+    }
+
+    /// No other may begin: it runs, and is not what an older release has left for good.
+    pub(super) fn is_in_the_way(&self, now: Timestamp) -> bool {
+        let is_left = self.is_free(now) && self.version < self.projection.version();
+        self.state == State::Running && !is_left
+    }
+
     /// On average since it began.
     pub fn events_per_second(&self) -> i64 {
         let micros = self.updated_at.as_micros() - self.started_at.as_micros();
@@ -306,7 +318,8 @@ impl Transaction {
         Ok(())
     }
 
-    /// Takes over rebuilds that nobody works on. Those of one group are taken together.
+    /// Takes over rebuilds that nobody works on and this release can go on with. Those of one group
+    /// are taken together.
     pub(super) async fn claim(
         &mut self,
         owner: uuid::Uuid,
@@ -319,13 +332,13 @@ impl Transaction {
             WHERE projection = $3 AND state = 'running'";
         self.lock_rebuilds().await?;
         let rebuilds = self.rebuilds().await?;
-        let is_free = |rebuild: &&Rebuild| rebuild.is_free(now);
-        let Some(first) = rebuilds.iter().find(is_free) else {
+        let is_open = |rebuild: &&Rebuild| rebuild.is_open(now);
+        let Some(first) = rebuilds.iter().find(is_open) else {
             return Ok(Vec::new());
         };
         let group: Vec<Rebuild> = rebuilds
             .iter()
-            .filter(is_free)
+            .filter(is_open)
             .filter(|rebuild| rebuild.rebuild_id == first.rebuild_id)
             .cloned()
             .collect();

@@ -3,10 +3,12 @@
 //! Shadow tables are filled stream by stream ([`fill`]), indexed, brought up to where the live
 //! tables are, compared with them, and swapped in one transaction ([`worker`]). How far it has come
 //! is kept in the database ([`jobs`]), in the same transactions as the rows: a rebuild that is
-//! interrupted goes on where it was, in whichever process finds it.
+//! interrupted goes on where it was, in whichever process of the same release finds it. Tables of
+//! an older release are rebuilt without anybody asking ([`outdated`]).
 
 pub(crate) mod fill;
 mod jobs;
+mod outdated;
 mod worker;
 
 use std::sync::Arc;
@@ -53,12 +55,32 @@ impl Projections {
         let mut transaction = room.store.begin().await?;
         transaction.lock_rebuilds().await?;
         let standing = transaction.rebuilds().await?;
+        let now = room.surroundings.now();
         let running = standing.into_iter().find(|rebuild| {
-            rebuild.state == State::Running && projections.contains(&rebuild.projection)
+            projections.contains(&rebuild.projection) && rebuild.is_in_the_way(now)
         });
         if let Some(running) = running {
             return Ok(Requested::Running(running));
         }
+        let rebuild_id = self.begin(transaction, projections, partition).await?;
+        let begun = room.store.rebuilds().await?;
+        Ok(Requested::Begun(
+            begun
+                .into_iter()
+                .filter(|rebuild| rebuild.rebuild_id == rebuild_id)
+                .collect(),
+        ))
+    }
+
+    /// Notes rebuilds that begin, as one group, and wakes who carries them out. Nobody else may
+    /// begin any meanwhile.
+    async fn begin(
+        &self,
+        mut transaction: Transaction,
+        projections: &[Projection],
+        partition: Option<Partition>,
+    ) -> Result<uuid::Uuid, StorageError> {
+        let room = &self.inner;
         let now = room.surroundings.now();
         let rebuild_id = room.surroundings.ids.time_ordered();
         for projection in projections {
@@ -83,13 +105,7 @@ impl Projections {
         }
         transaction.commit().await?;
         room.rebuild_wanted.notify_waiters();
-        let begun = room.store.rebuilds().await?;
-        Ok(Requested::Begun(
-            begun
-                .into_iter()
-                .filter(|rebuild| rebuild.rebuild_id == rebuild_id)
-                .collect(),
-        ))
+        Ok(rebuild_id)
     }
 
     /// The last rebuild of every projection that had one.
@@ -155,7 +171,7 @@ impl Projections {
             .rebuilds()
             .await?
             .iter()
-            .any(|rebuild| rebuild.is_free(now))
+            .any(|rebuild| rebuild.is_open(now))
         {
             return Ok(None);
         }
@@ -169,7 +185,8 @@ impl Projections {
         Ok(Some(Worker::new(room, owner, group)))
     }
 
-    /// Carries out rebuilds as they are asked for, here or in a process that is gone.
+    /// Carries out rebuilds as they are asked for, here or in a process that is gone, and asks for
+    /// those of outdated tables.
     pub(super) fn rebuild_in_background(&self, tasks: &Tasks) {
         let projections = self.clone();
         let stopping = tasks.stopping().clone();
@@ -185,8 +202,15 @@ impl Projections {
         // Dropped with this, and what they were at goes on elsewhere, or after the next start.
         let mut working = tokio::task::JoinSet::new();
         let wanted: Arc<Notify> = Arc::clone(&self.inner.rebuild_wanted);
+        let mut has_begun = false;
         loop {
             let woken = wanted.notified();
+            match self.rebuild_outdated(!has_begun).await {
+                Ok(()) => has_begun = true,
+                Err(error) => {
+                    tracing::debug!(error = %ErrorChain(&error), "no outdated tables were looked for");
+                }
+            }
             loop {
                 match self.claim().await {
                     Ok(Some(worker)) => {

@@ -1,5 +1,7 @@
 //! How far each projection has come, and whose turn it is.
 
+use std::cmp::Ordering;
+
 use sqlx::Row;
 
 use super::{Pools, Store, Transaction, in_both};
@@ -36,16 +38,70 @@ pub struct Progress {
     pub waiting_since: Option<Timestamp>,
 }
 
-impl Checkpoint {
-    /// One word for operators.
-    pub fn state(&self) -> &'static str {
-        if self.version != self.projection.version() {
-            "outdated"
-        } else if self.error.is_some() {
-            "failed"
-        } else {
-            "running"
+/// How a projection's tables are getting on in one partition: stored nowhere, shown by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckpointState {
+    /// It follows the ledger.
+    Running,
+    /// It stopped at an event.
+    Failed,
+    /// An older release made them: they are to be rebuilt.
+    Outdated,
+    /// A newer release made them: they are left alone.
+    Newer,
+}
+
+impl CheckpointState {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Failed => "failed",
+            Self::Outdated => "outdated",
+            Self::Newer => "newer",
         }
+    }
+}
+
+impl Checkpoint {
+    pub fn state(&self) -> CheckpointState {
+        match self.version.cmp(&self.projection.version()) {
+            Ordering::Less => CheckpointState::Outdated,
+            Ordering::Greater => CheckpointState::Newer,
+            Ordering::Equal if self.error.is_some() => CheckpointState::Failed,
+            Ordering::Equal => CheckpointState::Running,
+        }
+    }
+
+    /// Why it does not go on, for operators.
+    pub fn last_error(&self) -> Option<String> {
+        if self.state() != CheckpointState::Newer {
+            return self.error.clone();
+        }
+        let (made, makes) = (self.version, self.projection.version());
+        Some(format!(
+            "a newer release made these tables, in version {made}; this one makes version {makes} \
+             and leaves them alone. To go back to it, rebuild the projection"
+        ))
+    }
+}
+
+/// Of which versions a projection's tables are, over all partitions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Versions {
+    pub projection: Projection,
+    pub oldest: i32,
+    pub newest: i32,
+}
+
+impl Versions {
+    /// Some tables are a newer release's.
+    pub fn is_newer(&self) -> bool {
+        self.newest > self.projection.version()
+    }
+
+    /// Some tables are an older release's, and none a newer one's.
+    pub fn is_outdated(&self) -> bool {
+        self.oldest < self.projection.version() && !self.is_newer()
     }
 }
 
@@ -109,6 +165,12 @@ const PROGRESS: &str = concat!(
     ORDER BY c.projection, c.partition"
 );
 
+const VERSIONS: &str = "
+    SELECT projection, MIN(version), MAX(version)
+    FROM projection_checkpoints
+    GROUP BY projection
+    ORDER BY projection";
+
 const MOVE: &str = "
     UPDATE projection_checkpoints
     SET position = $3, hash = $4, epoch = $5, version = $6, error = NULL, failed_at = NULL
@@ -156,6 +218,24 @@ macro_rules! checkpoints {
         let mut found = Vec::with_capacity(rows.len());
         for row in &rows {
             found.extend(checkpoint!(row));
+        }
+        found
+    }};
+}
+
+/// The versions in all rows; projections of a newer release are none of ours.
+macro_rules! versions {
+    ($database:expr) => {{
+        let rows = sqlx::query(VERSIONS).fetch_all($database).await?;
+        let mut found = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let name: String = row.try_get(0)?;
+            let (oldest, newest) = (row.try_get(1)?, row.try_get(2)?);
+            found.extend(Projection::from_name(&name).map(|projection| Versions {
+                projection,
+                oldest,
+                newest,
+            }));
         }
         found
     }};
@@ -238,6 +318,18 @@ impl Store {
         Ok(match &self.pools {
             Pools::Postgres { reading, .. } => read!(reading),
             Pools::Sqlite { reading, .. } => read!(reading),
+        })
+    }
+
+    /// Of which versions every projection's tables are.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when the database failed.
+    pub async fn versions(&self) -> Result<Vec<Versions>, StorageError> {
+        Ok(match &self.pools {
+            Pools::Postgres { reading, .. } => versions!(reading),
+            Pools::Sqlite { reading, .. } => versions!(reading),
         })
     }
 
@@ -374,6 +466,15 @@ impl Transaction {
         partition: Partition,
     ) -> Result<Vec<Checkpoint>, StorageError> {
         Ok(in_both!(self, connection => checkpoints!(READ, partition, &mut **connection)))
+    }
+
+    /// Of which versions every projection's tables are.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when the database failed.
+    pub async fn versions(&mut self) -> Result<Vec<Versions>, StorageError> {
+        Ok(in_both!(self, connection => versions!(&mut **connection)))
     }
 
     /// Moves a checkpoint to an event, and clears what had stopped it.

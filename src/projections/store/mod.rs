@@ -22,7 +22,7 @@ use crate::ledger::record::{Head, Partition};
 use crate::ledger::rows::head;
 use crate::ledger::storage::StorageError;
 
-pub use checkpoints::{Checkpoint, Progress, Turn};
+pub use checkpoints::{Checkpoint, CheckpointState, Progress, Turn, Versions};
 pub use packed::Packed;
 
 /// The tables that people read, and the ones that are being built to take their place.
