@@ -183,7 +183,13 @@ fn as_of(moment: Option<Moment>, tenant: &TenantPlace) -> Result<AsOf, WrongUse>
 /// Where rows go. A file gets its name when it is complete: nobody takes half of it for all.
 struct Output {
     to: Box<dyn Write + Send>,
-    file: Option<(PathBuf, PathBuf)>,
+    file: Option<Aside>,
+}
+
+/// A file that is not complete yet. Gone when dropped.
+struct Aside {
+    written: PathBuf,
+    wanted: PathBuf,
 }
 
 impl Output {
@@ -201,18 +207,28 @@ impl Output {
             .with_context(|| format!("`{}` can't be written", aside.display()))?;
         Ok(Self {
             to: Box::new(BufWriter::new(file)),
-            file: Some((aside, path.to_owned())),
+            file: Some(Aside {
+                written: aside,
+                wanted: path.to_owned(),
+            }),
         })
     }
 
     fn finish(mut self) -> anyhow::Result<()> {
         self.to.flush().context("the rows could not be written")?;
         drop(self.to);
-        if let Some((aside, path)) = self.file {
-            std::fs::rename(&aside, &path)
-                .with_context(|| format!("`{}` can't be written", path.display()))?;
+        if let Some(Aside { written, wanted }) = &self.file {
+            std::fs::rename(written, wanted)
+                .with_context(|| format!("`{}` can't be written", wanted.display()))?;
         }
         Ok(())
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        // Once it has its name there is nothing left to remove.
+        let _ = std::fs::remove_file(&self.written);
     }
 }
 
