@@ -148,8 +148,13 @@ impl Projections {
         }
         let events = 0;
         if let Some(mut sums) = sums {
-            let mut rows = sums.take_rows();
-            replay.projection.settle(&mut rows);
+            let mut sums = sums.take_rows();
+            replay.projection.settle(&mut sums);
+            // The same replay prints the same lines in the same order.
+            let mut rows = Rows::new(table);
+            for row in sums.sorted() {
+                rows.extend_from_row(row);
+            }
             let mut live = None;
             if beside_live {
                 live = Some(replay.live(self.store(), None, None).await?);
