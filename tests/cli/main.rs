@@ -11,6 +11,8 @@ mod administration;
 mod demo;
 mod import;
 mod place;
+mod projections;
+mod replay;
 mod service;
 mod settings;
 mod verify;
