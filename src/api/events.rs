@@ -35,12 +35,15 @@ const SUBSCRIBERS_MAX: usize = 100;
 pub struct LogParameters {
     /// Begin after this position.
     #[param(value_type = Option<LedgerPosition>)]
+    #[serde(deserialize_with = "super::request::given")]
     after: Option<String>,
     /// `next_cursor` of the page before.
     #[param(value_type = Option<LedgerPosition>)]
+    #[serde(deserialize_with = "super::request::given")]
     cursor: Option<String>,
     /// Entries of a page.
     #[param(value_type = Option<u32>, minimum = 1, maximum = 200, default = 50)]
+    #[serde(deserialize_with = "super::request::given")]
     limit: Option<String>,
     /// Only events of these types; commas or repetition.
     #[param(value_type = Vec<EventType>, style = Form, explode)]
@@ -50,9 +53,11 @@ pub struct LogParameters {
     subscriber_id: Vec<String>,
     /// Recorded at this time or later.
     #[param(value_type = Option<Timestamp>)]
+    #[serde(deserialize_with = "super::request::given")]
     from: Option<String>,
     /// Recorded before this time.
     #[param(value_type = Option<Timestamp>)]
+    #[serde(deserialize_with = "super::request::given")]
     to: Option<String>,
 }
 

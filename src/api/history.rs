@@ -27,6 +27,7 @@ use crate::problem::Problem;
 pub struct AsOf {
     /// As it was known then: a time (by `recorded_at`, not in the future) or a position.
     #[param(value_type = Option<Moment>, example = "2026-03-14T09:30:00Z")]
+    #[serde(default, deserialize_with = "super::request::given")]
     as_of: Option<String>,
 }
 

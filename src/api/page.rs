@@ -36,8 +36,10 @@ const PROOF_BYTES: usize = 16;
 pub struct PageParameters {
     /// Entries of a page.
     #[param(value_type = Option<u32>, minimum = 1, maximum = 200, default = 50)]
+    #[serde(deserialize_with = "super::request::given")]
     pub(super) limit: Option<String>,
     /// `next_cursor` of the page before.
+    #[serde(deserialize_with = "super::request::given")]
     pub(super) cursor: Option<String>,
 }
 

@@ -77,6 +77,7 @@ impl From<&Rebuild> for RebuildView {
 pub struct RebuildParameters {
     /// Only this partition; all of them if left out.
     #[param(value_type = Option<i16>, minimum = 0)]
+    #[serde(default, deserialize_with = "super::request::given")]
     partition: Option<String>,
 }
 

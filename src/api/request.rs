@@ -9,6 +9,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use ring::digest;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 
 pub use super::content::{JSON, media_type, read_body, require_json};
 use super::state::ApiState;
@@ -269,6 +270,16 @@ impl<T: DeserializeOwned> FromRequestParts<ApiState> for Parameters<T> {
             .map(|Query(query)| Self(query))
             .map_err(|error| bad_query(&error))
     }
+}
+
+/// A parameter that was given, if only as `name=`: nothing is something else than left out, and is
+/// to be refused where it makes no sense.
+///
+/// # Errors
+///
+/// When the query can't be read.
+pub fn given<'de, D: Deserializer<'de>>(query: D) -> Result<Option<String>, D::Error> {
+    String::deserialize(query).map(Some)
 }
 
 /// A time in a query. Forgives a `+` that was not escaped and so came as a space.

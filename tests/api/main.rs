@@ -19,6 +19,7 @@ mod headers;
 mod history;
 mod lists;
 mod live;
+mod rebuilds;
 mod timeline;
 
 /// Runs each test on SQLite and, shown as ignored where there is none, on PostgreSQL.
