@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::request::bad_query;
 use super::view::hex;
+use crate::domain::ids::TenantId;
 use crate::domain::time::Timestamp;
 use crate::json::Faults;
 use crate::ledger::record::{Hash, Position};
@@ -84,6 +85,17 @@ impl Place for Position {
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let number = <[u8; NUMBER_BYTES]>::try_from(bytes).ok()?;
         Some(Self(i64::from_be_bytes(number)))
+    }
+}
+
+/// Ids never go away, so the last one of a page stays a good place.
+impl Place for TenantId {
+    fn to_bytes(&self) -> Vec<u8> {
+        self.as_str().as_bytes().to_vec()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        Self::new(std::str::from_utf8(bytes).ok()?).ok()
     }
 }
 
@@ -160,15 +172,15 @@ impl List<'_> {
     /// # Errors
     ///
     /// [`Problem::Invalid`] naming every parameter that is wrong.
-    pub fn wanted(
+    pub fn wanted<P: Place>(
         self,
         master: &MasterKey,
         query: Result<Query<PageParameters>, QueryRejection>,
-    ) -> Result<PageWanted, Problem> {
+    ) -> Result<PageWanted<P>, Problem> {
         let query = query.map_err(|error| bad_query(&error))?.0;
         let mut faults = Faults::default();
-        let after = self.after(master, query.cursor.as_deref(), &mut faults);
         let limit = page_limit(query.limit.as_deref(), &mut faults);
+        let after = self.after(master, query.cursor.as_deref(), &mut faults);
         Ok(faults.or(Some(PageWanted { limit, after }))?)
     }
 

@@ -11,8 +11,8 @@ use utoipa::ToSchema;
 use super::answers::{self, Answer, Turn};
 use super::content::read_json;
 use super::notifications::json_response;
-use super::page::{Page, PageParameters, page_limit};
-use super::request::{Caller, Id, OPERATOR, bad_query, idempotency};
+use super::page::{List, Page, PageParameters, PageWanted, UNFILTERED};
+use super::request::{Caller, Id, OPERATOR, idempotency};
 use super::schema::CreateTenant;
 use super::state::ApiState;
 use crate::domain::ids::TenantId;
@@ -166,26 +166,19 @@ pub async fn list(
     caller: Caller,
     query: Result<Query<PageParameters>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let query = query.map_err(|error| bad_query(&error))?.0;
-    let mut faults = Faults::default();
-    let limit = page_limit(query.limit.as_deref(), &mut faults);
-    // Ids never go away, so the last one of a page is a cursor that stays valid.
-    let after = query.cursor.as_deref().map(TenantId::new).transpose();
-    if after.is_err() {
-        faults.add(
-            "?cursor",
-            "is no cursor of this list; take it from `next_cursor`",
-        );
-    }
-    let after = faults.or(after.ok())?;
-    let tenants = match &caller.key.tenant_id {
-        None => state.registry.tenants(after.as_ref(), limit + 1).await?,
-        Some(own) if after.is_none_or(|after| after < *own) => {
-            state.registry.tenant(own).await?.into_iter().collect()
-        }
-        Some(_) => Vec::new(),
+    let own = caller.key.tenant_id.as_ref();
+    let list = List {
+        name: "tenants",
+        owner: own.map_or("", TenantId::as_str),
+        filters: UNFILTERED,
     };
-    let cursor = |tenant: &Tenant| tenant.tenant_id.to_string();
+    let PageWanted { limit, after } = list.wanted::<TenantId>(&state.master, query)?;
+    let tenants = match own {
+        None => state.registry.tenants(after.as_ref(), limit + 1).await?,
+        // One of one: there is no second page.
+        Some(own) => state.registry.tenant(own).await?.into_iter().collect(),
+    };
+    let cursor = |tenant: &Tenant| list.cursor(&state.master, &tenant.tenant_id);
     json_response(&Page::of(tenants, limit, cursor, TenantView::from))
 }
 

@@ -152,8 +152,8 @@ async fn tenants_come_in_pages_in_the_order_of_their_ids(f: &Fixture) {
       "next_cursor": null
     }
     "#);
-    let after = f.get("/v1/tenants?cursor=acme").send().await.expect(200);
-    assert_eq!(after["data"], json!([]));
+    let made_up = f.get("/v1/tenants?cursor=acme").send().await;
+    assert_eq!(made_up.pointers(), ["?cursor"]);
     f.get("/v1/tenants/acme").send().await.expect(200);
     for other in ["b", "nobody", "No-Slug", "%ff"] {
         let refused = f.get(&format!("/v1/tenants/{other}")).send().await;

@@ -19,6 +19,7 @@ mod headers;
 mod history;
 mod lists;
 mod live;
+mod queries;
 mod rebuilds;
 mod timeline;
 
