@@ -9,6 +9,7 @@ use super::{DAY, HOUR, LATENCIES, METRICS, MINUTE, floor};
 use crate::domain::time::Timestamp;
 use crate::ledger::record::TenantPlace;
 use crate::ledger::storage::StorageError;
+use crate::projections::Projection;
 use crate::projections::latency::quantile;
 use crate::projections::query::{Reader, Statement};
 use crate::projections::store::{Store, Transaction};
@@ -207,7 +208,7 @@ pub async fn read(
         return Ok(Err(TooMany { intervals, series }));
     }
     // Counts and latencies of the same moment.
-    let mut snapshot = store.snapshot().await?;
+    let mut snapshot = store.snapshot_of(Projection::Metrics).await?;
     let mut found = ByGroup::new();
     if wanted.group_by.is_empty() {
         found.insert(Vec::new(), Series::default());

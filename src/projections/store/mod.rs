@@ -16,6 +16,7 @@ use sqlx::sqlite::{SqlitePool, SqliteSynchronous};
 use sqlx::{PgPool, Postgres, Sqlite};
 
 use super::changes::Changes;
+use super::projection::Projection;
 use super::table::{Cell, Column, Rows, Table};
 use crate::ledger::database::{Database, sqlite_pool};
 use crate::ledger::record::{Head, Partition};
@@ -143,6 +144,30 @@ impl Store {
                 Ok(Transaction::Postgres(reading.begin_with(begin).await?))
             }
             Pools::Sqlite { reading, .. } => Ok(Transaction::Sqlite(reading.begin().await?)),
+        }
+    }
+
+    /// The same, over a projection's tables as they stand when it begins. Without being held first,
+    /// they could be swapped between that moment and the first read: of the new tables one would
+    /// then see what was in them before they were complete.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Unavailable`] when the database does not answer.
+    pub async fn snapshot_of(&self, projection: Projection) -> Result<Transaction, StorageError> {
+        match &self.pools {
+            Pools::Postgres { reading, .. } => {
+                let tables: Vec<_> = projection.tables().iter().map(|table| table.name).collect();
+                // LOCK is the one statement that does not choose the moment yet.
+                let begin = format!(
+                    "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+                    LOCK TABLE {} IN ACCESS SHARE MODE",
+                    tables.join(", ")
+                );
+                let begin = sqlx::AssertSqlSafe(begin);
+                Ok(Transaction::Postgres(reading.begin_with(begin).await?))
+            }
+            Pools::Sqlite { .. } => self.snapshot().await,
         }
     }
 
