@@ -18,7 +18,7 @@ const EVENTS: u64 = 30;
 
 fn recorded(place: Place) -> Place {
     let place = place.with_tenant();
-    let mut lines = String::new();
+    let mut lines = Vec::new();
     for number in 0..EVENTS / 3 {
         let id = format!("019353f0-5f5c-7000-8000-{number:012x}");
         let request = json!({
@@ -27,12 +27,12 @@ fn recorded(place: Place) -> Place {
             "workflow_id": "welcome",
             "subscriber": { "id": "ada" },
         });
-        lines += &format!("{request}\n");
+        lines.push(request.to_string());
         for fact in ["sent", "read"] {
-            lines += &format!("{}\n", json!({ "type": fact, "notification_id": id }));
+            lines.push(json!({ "type": fact, "notification_id": id }).to_string());
         }
     }
-    let ran = place.run_with(&lines, &["import", "-", "--tenant", "acme"]);
+    let ran = place.run_with(&lines.join("\n"), &["import", "-", "--tenant", "acme"]);
     assert_eq!(ran.code(), 0, "{ran:?}");
     place
 }
@@ -105,17 +105,17 @@ async fn tables_are_rebuilt_without_a_server(place: Place) {
 
     let rebuilt = place.json(&["projections", "rebuild", "timeline", "--json"]);
 
-    let rebuild = &rebuilt[0];
+    let shown = &rebuilt[0];
     assert_eq!(rebuilt.as_array().unwrap().len(), 1);
-    assert_eq!(rebuild["projection"], "timeline");
-    assert_eq!(rebuild["state"], "done");
-    assert_eq!(rebuild["partition"], Value::Null);
+    assert_eq!(shown["projection"], "timeline");
+    assert_eq!(shown["state"], "done");
+    assert_eq!(shown["partition"], Value::Null);
     assert_eq!(
-        (&rebuild["done"], &rebuild["total"]),
+        (&shown["done"], &shown["total"]),
         (&json!(EVENTS), &json!(EVENTS))
     );
-    assert_eq!(rebuild["seconds_left"], 0);
-    assert_eq!(rebuild["error"], Value::Null);
+    assert_eq!(shown["seconds_left"], 0);
+    assert_eq!(shown["error"], Value::Null);
     for at in places(&place) {
         let lag = at["lag_events"].as_u64().unwrap();
         assert!(at["projection"] != "timeline" || lag == 0, "{at}");
@@ -160,8 +160,8 @@ async fn tables_are_rebuilt_without_a_server(place: Place) {
             "{unknown:?}"
         );
     }
-    let all = place.run(&["projections", "rebuild"]);
-    assert_eq!(all.code(), 2, "{all:?}");
+    let nameless = place.run(&["projections", "rebuild"]);
+    assert_eq!(nameless.code(), 2, "{nameless:?}");
 }
 
 async fn tables_are_rebuilt_beside_a_server(place: Place) {

@@ -44,8 +44,8 @@ fn fact(id: &str, fact: &str, at: &str) -> Value {
 }
 
 fn import(place: &Place, commands: &[Value]) {
-    let lines: String = commands.iter().map(|one| format!("{one}\n")).collect();
-    let ran = place.run_with(&lines, &["import", "-", "--tenant", "acme"]);
+    let lines: Vec<String> = commands.iter().map(Value::to_string).collect();
+    let ran = place.run_with(&lines.join("\n"), &["import", "-", "--tenant", "acme"]);
     assert_eq!(ran.code(), 0, "{ran:?}");
 }
 

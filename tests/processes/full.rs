@@ -237,7 +237,8 @@ impl Rebuilt {
         let mut dice = Dice::of_test("rebuilt on a full disk");
         for call in 0..LARGE / CALL {
             let requests = (0..CALL).map(|number| large(&mut dice, call * CALL + number));
-            let lines: String = requests.map(|request| format!("{request}\n")).collect();
+            let lines: Vec<String> = requests.map(|request| request.to_string()).collect();
+            let lines = lines.join("\n");
             let answer = made.caller.try_post_lines("/v1/commands", &lines).await;
             let results = answer.unwrap().lines();
             assert!(

@@ -101,9 +101,9 @@ async fn a_rebuild_without_room_ends_and_harms_nothing(place: &Place) {
     process.projections.rebuild(&wanted, None).await.unwrap();
     let worker = fill_up(place).await;
 
-    let worked = tokio::time::timeout(PATIENCE, worker.projections.work()).await;
+    let ended = tokio::time::timeout(PATIENCE, worker.projections.work()).await;
 
-    assert!(worked.unwrap().unwrap());
+    assert!(ended.unwrap().unwrap());
     let rebuilds = process.projections.rebuilds().await.unwrap();
     assert_eq!(rebuilds.len(), wanted.len());
     for rebuild in rebuilds {

@@ -303,8 +303,8 @@ fn rage(storms: &mut [Storm], addresses: &Addresses, dice: &mut Dice) -> JoinSet
         let wave = storm.wave(dice.roll(WAVE));
         let caller = Caller::new(addresses, &storm.tenant);
         let calls = wave.chunks(CALL).map(|commands| {
-            let lines: String = commands.iter().map(|one| format!("{one}\n")).collect();
-            (lines, commands.len())
+            let lines: Vec<String> = commands.iter().map(Value::to_string).collect();
+            (lines.join("\n"), commands.len())
         });
         let calls: Vec<_> = calls.collect();
         telling.spawn(async move {
@@ -431,7 +431,7 @@ async fn caught<B>(
             });
             ended.count() == wanted.len()
         };
-        let begun = begin().await;
+        let whoever = begin().await;
         loop {
             let halt = Halt::of(place).await;
             let mut left = Vec::new();
@@ -449,7 +449,7 @@ async fn caught<B>(
                 Moment::Filled => left.rebuild.phase != Phase::Filling,
             };
             if left.iter().any(is_it) {
-                return (begun, left, halt);
+                return (whoever, left, halt);
             }
             halt.release().await;
             if is_over(&store.rebuilds().await.unwrap()) {
