@@ -17,6 +17,7 @@ use crate::tables::assert_expected;
 on_each_database!("multi_thread":
     rebuilt_and_replayed_tables_are_the_live_ones,
     a_rebuild_is_asked_for_once_and_can_be_cancelled,
+    live_tables_that_lag_are_waited_for_and_compared,
 );
 
 const TURNS: usize = 250;
@@ -157,5 +158,41 @@ async fn a_rebuild_is_asked_for_once_and_can_be_cancelled(place: &Place) {
     assert!(worked.await.unwrap().unwrap());
     let rebuilds = process.projections.rebuilds().await.unwrap();
     assert_eq!(rebuilds[0].state, State::Done, "{rebuilds:?}");
+    process.stop().await;
+}
+
+async fn live_tables_that_lag_are_waited_for_and_compared(place: &Place) {
+    let process = Process::idle(place);
+    process.projections.store().add_checkpoints().await.unwrap();
+    let callers = Callers::of(&process.client);
+    for turn in storm(TURNS, 9)
+        .iter()
+        .filter(|turn| crate::storm::Turn::is_a_deed(turn))
+    {
+        callers.act(turn).await;
+    }
+    process
+        .projections
+        .rebuild(&Projection::ALL, None)
+        .await
+        .unwrap();
+
+    // By then the new tables are filled, and the live ones are empty.
+    let follow = async {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        process.start().await;
+    };
+    let (worked, ()) = tokio::join!(process.projections.work(), follow);
+
+    assert!(worked.unwrap());
+    done(&process).await;
+    for rebuild in process.projections.rebuilds().await.unwrap() {
+        assert_eq!(
+            (rebuild.state, rebuild.checksum_equal),
+            (State::Done, Some(true)),
+            "{rebuild:?}"
+        );
+    }
+    drop(callers);
     process.stop().await;
 }

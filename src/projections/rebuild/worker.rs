@@ -2,12 +2,12 @@
 
 use std::cmp::Reverse;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::super::Inner;
 use super::super::projection::Projection;
 use super::super::step::{self, STEP_EVENTS_MAX, Stepper};
-use super::super::store::{Checkpoint, Place, Store, Transaction};
+use super::super::store::{Checkpoint, CheckpointState, Place, Store, Transaction};
 use super::super::stream::Unreadable;
 use super::fill;
 use super::jobs::{Part, Phase, Rebuild, State};
@@ -25,6 +25,10 @@ const AT_ONCE: usize = 2;
 /// The first pause after the database failed; then twice as long each time, up to the longest.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(15);
+/// Live tables that have not moved for so long are not waited for. Longer than a follower pauses.
+const STANDSTILL: Duration = Duration::from_millis(1_200);
+/// How often it is looked where they are.
+const LOOK: Duration = Duration::from_millis(50);
 /// How long readers may keep the tables from being swapped before it is tried again.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -265,6 +269,7 @@ impl Worker {
                 .await?;
         }
         self.enter(projection, Phase::Comparing).await?;
+        self.wait_for_live(rebuild).await?;
         let mut snapshot = self.room.store.snapshot().await?;
         let mut live = Vec::new();
         for part in self.parts(projection).await? {
@@ -306,6 +311,33 @@ impl Worker {
         transaction.set_checksum(projection, equal).await?;
         transaction.commit().await?;
         Ok(())
+    }
+
+    /// Waits until the live tables are where the shadow tables are, or do not come any nearer: then
+    /// they have stopped, or nobody follows.
+    async fn wait_for_live(&self, rebuild: &Rebuild) -> Result<(), StorageError> {
+        let mut moved_at = Instant::now();
+        let mut stood = Vec::new();
+        loop {
+            let parts = self.parts(rebuild.projection).await?;
+            let live = self.live_checkpoints(rebuild).await?;
+            let is_behind = |at: &Checkpoint| {
+                let mut parts = parts.iter();
+                let shadow = parts.find(|part| part.partition == at.partition);
+                shadow.is_some_and(|shadow| at.position < shadow.position)
+            };
+            let follows = |at: &Checkpoint| at.state() == CheckpointState::Running;
+            if !live.iter().any(is_behind) || !live.iter().all(follows) {
+                return Ok(());
+            }
+            let stand: Vec<Position> = live.iter().map(|at| at.position).collect();
+            if stand != stood {
+                (stood, moved_at) = (stand, Instant::now());
+            } else if moved_at.elapsed() > STANDSTILL {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     async fn live_checkpoints(&self, rebuild: &Rebuild) -> Result<Vec<Checkpoint>, StorageError> {
