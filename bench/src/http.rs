@@ -94,14 +94,36 @@ impl Target {
     }
 }
 
-struct Connection {
+/// A keep-alive connection.
+pub struct Connection {
     stream: TcpStream,
     head: String,
     buffer: Vec<u8>,
 }
 
+/// An answer: its status, its head as it came, and its body.
+pub struct Answer<'a> {
+    pub status: u16,
+    head: &'a str,
+    pub body: &'a [u8],
+}
+
+impl Answer<'_> {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        header(self.head, name)
+    }
+
+    /// The body, if it was answered so.
+    pub fn ok(&self, status: u16) -> Result<&[u8]> {
+        if self.status != status {
+            bail!("answered {}: {}", self.status, String::from_utf8_lossy(self.body));
+        }
+        Ok(self.body)
+    }
+}
+
 impl Connection {
-    async fn open(target: &Target) -> Result<Self> {
+    pub async fn open(target: &Target) -> Result<Self> {
         let stream = TcpStream::connect(&target.address).await.context("connect")?;
         stream.set_nodelay(true)?;
         Ok(Self {
@@ -116,8 +138,13 @@ impl Connection {
 
     /// Sends one request, reads the whole answer, and returns its status.
     async fn post(&mut self, path: &str, body: &str) -> Result<u16> {
+        Ok(self.call("POST", path, "", body).await?.status)
+    }
+
+    /// Sends one request and reads the whole answer. `headers` are whole lines.
+    pub async fn call(&mut self, method: &str, path: &str, headers: &str, body: &str) -> Result<Answer<'_>> {
         let request = format!(
-            "POST {path} HTTP/1.1\r\n{}Content-Length: {}\r\n\r\n{body}",
+            "{method} {path} HTTP/1.1\r\n{}{headers}Content-Length: {}\r\n\r\n{body}",
             self.head,
             body.len()
         );
@@ -127,31 +154,37 @@ impl Connection {
             if self.stream.read_buf(&mut self.buffer).await? == 0 {
                 bail!("the connection was closed");
             }
-            if let Some((status, length)) = complete(&self.buffer)? {
-                if self.buffer.len() > length {
-                    bail!("more than one answer");
-                }
-                if self.buffer.len() == length {
-                    return Ok(status);
-                }
+            let Some((status, head, length)) = complete(&self.buffer)? else {
+                continue;
+            };
+            if self.buffer.len() > length {
+                bail!("more than one answer");
+            }
+            if self.buffer.len() == length {
+                return Ok(Answer {
+                    status,
+                    head: std::str::from_utf8(&self.buffer[..head])?,
+                    body: &self.buffer[head + 4..],
+                });
             }
         }
     }
 }
 
-/// Status and whole length of an answer whose head has arrived.
-fn complete(buffer: &[u8]) -> Result<Option<(u16, usize)>> {
+/// Status, length of the head and length of the whole of an answer whose head has arrived.
+fn complete(buffer: &[u8]) -> Result<Option<(u16, usize, usize)>> {
     let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") else {
         return Ok(None);
     };
     let head = std::str::from_utf8(&buffer[..end])?;
     let status = head.get(9..12).context("status line")?.parse()?;
-    let length: usize = head
-        .lines()
-        .find_map(|line| {
-            let (name, value) = line.split_once(':')?;
-            name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse())
-        })
-        .context("no content-length")??;
-    Ok(Some((status, end + 4 + length)))
+    let length: usize = header(head, "content-length").context("no content-length")?.parse()?;
+    Ok(Some((status, end, end + 4 + length)))
+}
+
+fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    head.lines().find_map(|line| {
+        let (given, value) = line.split_once(':')?;
+        given.eq_ignore_ascii_case(name).then(|| value.trim())
+    })
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use clap::Parser;
+use clap::Args;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use notification_ledger::clock::Surroundings;
 use notification_ledger::domain::event::{
@@ -28,10 +28,6 @@ use notification_ledger::tasks::Tasks;
 use notification_ledger::telemetry::Metrics;
 use sqlx::postgres::PgPool;
 
-/// As in the program that is measured.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Partitions of the ledger that is made, each with one tenant.
 const PARTITIONS: i16 = 8;
 /// Readers at the same time: as many as a rebuild has.
@@ -42,8 +38,8 @@ const PAGE: i64 = 8_000;
 const CALLERS: usize = 256;
 
 /// Measures rebuilds against reading the same rows.
-#[derive(Debug, Parser)]
-struct Arguments {
+#[derive(Debug, Args)]
+pub struct Arguments {
     /// A database of its own: `postgres://…`. If it has no ledger yet, one is made.
     #[arg(long)]
     database_url: String,
@@ -55,9 +51,7 @@ struct Arguments {
     rounds: usize,
 }
 
-#[tokio::main]
-async fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+pub async fn run(arguments: Arguments) -> Result<()> {
     let url = &arguments.database_url;
     let database = Database::postgres(url, 10, Duration::from_secs(5)).await?;
     database.migrate().await?;
