@@ -5,6 +5,10 @@
 //! this very order. A filter with several values would have to be sorted; so each value's first
 //! rows are read by themselves, in order, and the first of all these are the answer.
 //!
+//! A tenant lives in one partition, so its name says which, and the first position tells its rows
+//! apart. Nothing is said twice: a planner takes conditions for independent, and what it believes to
+//! be few rows it sorts.
+//!
 //! Statements are put together from constant text; what callers say goes in as arguments.
 
 use std::fmt::Write as _;
@@ -107,8 +111,7 @@ impl<'a> Filter<'a> {
                 statement
                     .push(
                         " AND EXISTS (SELECT 1 FROM notification_metadata AS e
-                        WHERE e.partition = t.partition AND e.tenant_id = t.tenant_id
-                            AND e.first_position = t.first_position",
+                        WHERE e.tenant_id = t.tenant_id AND e.first_position = t.first_position",
                     )
                     .among("e.entry", values)
                     .push(")");
@@ -180,23 +183,16 @@ impl<'a> Newest<'a> {
         statement.push(self.table.name).push(" AS t WHERE ");
         if by_entry {
             statement
-                .push("m.partition = ")
-                .bind(i64::from(self.tenant.partition.0))
-                .push(" AND m.tenant_id = ")
+                .push("m.tenant_id = ")
                 .bind(self.tenant.tenant_id.as_str())
                 .among("m.entry", lead);
             if let Some(before) = self.before {
                 statement.push(" AND m.first_position < ").bind(before.0);
             }
-            statement.push(
-                " AND t.notification_id = m.notification_id
-                AND t.first_position = m.first_position AND ",
-            );
+            statement.push(" AND t.first_position = m.first_position AND ");
         }
         statement
-            .push("t.partition = ")
-            .bind(i64::from(self.tenant.partition.0))
-            .push(" AND t.tenant_id = ")
+            .push("t.tenant_id = ")
             .bind(self.tenant.tenant_id.as_str());
         for (index, filter) in self.filters.iter().enumerate() {
             match (index, by_entry) {

@@ -95,10 +95,8 @@ fn statement<'a>(
         statement
             .push(
                 "SELECT occurred_at, position, stream_id, sequence, subscriber_id
-                FROM timeline WHERE partition = ",
+                FROM timeline WHERE tenant_id = ",
             )
-            .bind(i64::from(tenant.partition.0))
-            .push(" AND tenant_id = ")
             .bind(tenant.tenant_id.as_str());
         if let Some(value) = value {
             statement.among(lead, std::slice::from_ref(value));
