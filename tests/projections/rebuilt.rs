@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use notification_ledger::domain::ids::TenantId;
 use notification_ledger::domain::precedence::PrecedenceRule;
+use notification_ledger::ledger::database::Database;
 use notification_ledger::ledger::record::{Partition, TenantPlace};
 use notification_ledger::projections::Projection;
 use notification_ledger::projections::rebuild::{Requested, State};
@@ -11,7 +12,7 @@ use notification_ledger::projections::replay::{AsOf, Replay};
 
 use crate::process::{Process, until};
 use crate::storm::{Callers, storm};
-use crate::support::{Place, on_each_database};
+use crate::support::{Place, on_each_database, on_postgres};
 use crate::tables::assert_expected;
 
 on_each_database!("multi_thread":
@@ -194,5 +195,49 @@ async fn live_tables_that_lag_are_waited_for_and_compared(place: &Place) {
         );
     }
     drop(callers);
+    process.stop().await;
+}
+
+/// Without statistics, PostgreSQL takes every status for rare and sorts what it could read in order.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL"]
+async fn the_planner_knows_what_is_in_rebuilt_tables() {
+    on_postgres(planned_for).await;
+}
+
+async fn planned_for(place: &Place) {
+    let Database::Postgres { pool, .. } = place.database().clone() else {
+        panic!("not in PostgreSQL");
+    };
+    let process = Process::of(place).await;
+    let callers = Callers::of(&process.client);
+    for turn in storm(TURNS, 11).iter().filter(|turn| turn.is_a_deed()) {
+        callers.act(turn).await;
+    }
+    process.settle().await;
+
+    process
+        .projections
+        .rebuild(&Projection::ALL, None)
+        .await
+        .unwrap();
+    done(&process).await;
+
+    for projection in Projection::ALL {
+        for table in projection.tables() {
+            let known: i64 =
+                sqlx::query_scalar("SELECT COUNT(*) FROM pg_stats WHERE schemaname = current_schema() AND tablename = $1")
+                    .bind(table.name)
+                    .fetch_one(&pool)
+                    .await
+                    .unwrap();
+            assert_eq!(
+                known,
+                i64::try_from(table.columns.len()).unwrap(),
+                "{}",
+                table.name
+            );
+        }
+    }
     process.stop().await;
 }

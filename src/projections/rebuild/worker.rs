@@ -246,6 +246,7 @@ impl Worker {
         let mut transaction = self.begin().await?;
         for projection in self.projections() {
             transaction.key_shadow(projection).await?;
+            transaction.analyze_shadow(projection).await?;
         }
         transaction.commit().await?;
         Ok(())
