@@ -189,7 +189,13 @@ impl<'a> Newest<'a> {
             if let Some(before) = self.before {
                 statement.push(" AND m.first_position < ").bind(before.0);
             }
-            statement.push(" AND t.first_position = m.first_position AND ");
+            // With nothing else to go by, each entry leads to its one row, newest first. An expression
+            // keeps PostgreSQL from walking both indexes side by side instead, past all rows that
+            // are newer than the last one with this entry.
+            let alone = self.filters.len() == 1 && self.from.is_none() && self.to.is_none();
+            statement
+                .push(" AND t.first_position = m.first_position")
+                .push(if alone { " + 0 AND " } else { " AND " });
         }
         statement
             .push("t.tenant_id = ")
