@@ -286,6 +286,9 @@ impl Follower {
                 error,
                 "a projection stopped; the others go on"
             );
+            self.room
+                .metrics
+                .projection_stop(at.projection.name(), why.reason());
         }
         self.measure(at, true);
         let now = self.room.surroundings.now();

@@ -62,6 +62,18 @@ pub enum Trouble {
     Fork { position: Position },
 }
 
+impl Trouble {
+    /// One word for it, as metrics have it.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Unreadable(_) => "unreadable_event",
+            Self::Damaged(_) => "damaged_record",
+            Self::Refused(_) => "refused_rows",
+            Self::Fork { .. } => "other_ledger",
+        }
+    }
+}
+
 /// What is to be done in a step.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted {

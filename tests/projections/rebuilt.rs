@@ -7,18 +7,21 @@ use notification_ledger::domain::precedence::PrecedenceRule;
 use notification_ledger::ledger::database::Database;
 use notification_ledger::ledger::record::{Partition, TenantPlace};
 use notification_ledger::projections::Projection;
-use notification_ledger::projections::rebuild::{Requested, State};
+use notification_ledger::projections::rebuild::{Phase, Requested, State};
 use notification_ledger::projections::replay::{AsOf, Replay};
 
 use crate::process::{Process, until};
 use crate::storm::{Callers, storm};
 use crate::support::{Place, on_each_database, on_postgres};
 use crate::tables::assert_expected;
+use crate::trouble::unprotected;
 
 on_each_database!("multi_thread":
     rebuilt_and_replayed_tables_are_the_live_ones,
     a_rebuild_is_asked_for_once_and_can_be_cancelled,
     live_tables_that_lag_are_waited_for_and_compared,
+    tables_of_a_ledger_that_was_restored_are_rebuilt,
+    a_ledger_restored_meanwhile_ends_a_rebuild,
 );
 
 const TURNS: usize = 250;
@@ -239,5 +242,129 @@ async fn planned_for(place: &Place) {
             );
         }
     }
+    process.stop().await;
+}
+
+async fn tables_of_a_ledger_that_was_restored_are_rebuilt(place: &Place) {
+    let process = Process::of(place).await;
+    let first = process.client.requested().await;
+    process.client.requested().await;
+    process.settle().await;
+    process.stop().await;
+    drop(first);
+    unprotected(place).await;
+    let restore = "DELETE FROM events WHERE partition = 0 AND position > 1;
+        UPDATE partition_heads
+        SET position = 1, hash = (SELECT hash FROM events WHERE partition = 0 AND position = 1)
+        WHERE partition = 0";
+    place.sql(restore).await.unwrap();
+    let process = Process::of(place).await;
+
+    process
+        .projections
+        .rebuild(&Projection::ALL, None)
+        .await
+        .unwrap();
+
+    done(&process).await;
+    for rebuild in process.projections.rebuilds().await.unwrap() {
+        // Not at the same place, so there is nothing to compare.
+        assert_eq!(
+            (rebuild.state, rebuild.checksum_equal),
+            (State::Done, None),
+            "{rebuild:?}"
+        );
+    }
+    process.client.requested().await;
+    process.settle().await;
+    assert_expected(process.projections.store(), place.storage.as_ref()).await;
+    process.stop().await;
+}
+
+async fn a_ledger_restored_meanwhile_ends_a_rebuild(place: &Place) {
+    let process = Process::idle(place);
+    process.projections.store().add_checkpoints().await.unwrap();
+    process.client.requested().await;
+    process
+        .projections
+        .rebuild(&Projection::ALL, None)
+        .await
+        .unwrap();
+
+    let epoch = uuid::Uuid::from_u128(7);
+    place.database().begin_epoch(epoch).await.unwrap();
+    process.projections.work().await.unwrap();
+
+    let rebuilds = process.projections.rebuilds().await.unwrap();
+    assert_eq!(rebuilds.len(), Projection::ALL.len());
+    for rebuild in rebuilds {
+        assert_eq!(rebuild.state, State::Failed, "{rebuild:?}");
+        let error = rebuild.error.unwrap();
+        assert!(error.contains("was restored from a backup"), "{error}");
+    }
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL"]
+async fn an_index_that_takes_long_keeps_nobody_waiting() {
+    on_postgres(indexed_for_long).await;
+}
+
+async fn indexed_for_long(place: &Place) {
+    let Database::Postgres { pool, .. } = place.database().clone() else {
+        panic!("not in PostgreSQL");
+    };
+    let process = Process::of(place).await;
+    process.client.requested().await;
+    process.settle().await;
+    // Building an index waits for whoever writes the table.
+    let mut writer = pool.begin().await.unwrap();
+    let idle = Process::idle(place);
+    idle.projections
+        .rebuild(&[Projection::Timeline], None)
+        .await
+        .unwrap();
+    sqlx::query("LOCK TABLE timeline_shadow IN ROW EXCLUSIVE MODE")
+        .execute(&mut *writer)
+        .await
+        .unwrap();
+    let phase = async || {
+        let rebuilds = process.projections.rebuilds().await.unwrap();
+        (rebuilds[0].phase, rebuilds[0].lease_until)
+    };
+    until(async || match phase().await {
+        (Phase::Indexing, _) => Ok(()),
+        other => Err(other),
+    })
+    .await;
+
+    // The lease is renewed, and what comes in is followed.
+    let (_, lease) = phase().await;
+    process.client.requested().await;
+    process.settle().await;
+    until(async || match phase().await {
+        (_, renewed) if renewed > lease => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    let asked = std::time::Instant::now();
+    let cancelled = process.projections.cancel_rebuild(Projection::Timeline);
+    let cancelled = cancelled.await.unwrap().unwrap();
+    assert_eq!(cancelled.state, State::Cancelled);
+    assert!(asked.elapsed() < Duration::from_secs(5));
+
+    // Whoever built the index drops the table as soon as it can.
+    writer.rollback().await.unwrap();
+    until(async || {
+        let left: Option<String> =
+            sqlx::query_scalar("SELECT CAST(to_regclass('timeline_shadow') AS TEXT)")
+                .fetch_one(&pool)
+                .await
+                .unwrap();
+        left.map_or(Ok(()), Err)
+    })
+    .await;
+    idle.stop().await;
     process.stop().await;
 }

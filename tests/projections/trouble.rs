@@ -55,7 +55,7 @@ async fn recorded(client: &Client) -> [StreamId; 2] {
     streams
 }
 
-async fn unprotected(place: &Place) {
+pub(crate) async fn unprotected(place: &Place) {
     let triggers = if place.is_postgres() {
         "DROP TRIGGER events_are_permanent ON events"
     } else {

@@ -4,6 +4,8 @@
 //! work is committed together with a look at the owner, so a process that was taken for dead can't
 //! add anything.
 
+use std::time::Duration;
+
 use super::super::store::{Store, Transaction};
 use super::super::table::{Cell, Column, Kind};
 use crate::domain::ids::StreamId;
@@ -97,6 +99,8 @@ pub struct Part {
     /// Once filled: the last event in the shadow tables.
     pub position: Position,
     pub done: i64,
+    /// The partition's epoch when the rebuild began: another one means that the ledger was restored.
+    pub epoch: Option<uuid::Uuid>,
 }
 
 impl Rebuild {
@@ -117,11 +121,13 @@ impl Rebuild {
         self.state == State::Running && !is_left
     }
 
-    /// On average since it began.
+    /// On average since it began; 0 until that is known.
     pub fn events_per_second(&self) -> i64 {
         let micros = self.updated_at.as_micros() - self.started_at.as_micros();
-        i64::try_from(i128::from(self.done) * 1_000_000 / i128::from(micros.max(1)))
-            .unwrap_or(i64::MAX)
+        if micros <= 0 {
+            return 0;
+        }
+        i64::try_from(i128::from(self.done) * 1_000_000 / i128::from(micros)).unwrap_or(i64::MAX)
     }
 
     /// Until it has read everything, at that rate; `None` if nobody can tell.
@@ -172,11 +178,12 @@ const PART: &[Column] = &[
     column("is_filled", Kind::Bool),
     column("position", Kind::Int),
     column("done", Kind::Int),
+    column("epoch", Kind::Uuid),
 ];
 
 const PARTS: &str = "
     SELECT CAST(partition AS bigint), target, after_tenant_id, after_stream_id, is_filled, position,
-        done
+        done, epoch
     FROM projection_rebuild_parts
     WHERE projection = $1
     ORDER BY partition";
@@ -206,6 +213,32 @@ impl Store {
             .select(PARTS, &[projection.name().into()], PART)
             .await?;
         Ok(rows.iter().filter_map(|row| part(row)).collect())
+    }
+}
+
+impl Store {
+    /// Drops the shadow tables of a rebuild that was cancelled, unless another was begun since.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when somebody uses the tables for longer than `patience`, or the database
+    /// failed.
+    pub(super) async fn drop_cancelled(
+        &self,
+        rebuild: &Rebuild,
+        patience: Duration,
+    ) -> Result<(), StorageError> {
+        let mut transaction = self.begin().await?;
+        transaction.limit_waiting(patience).await?;
+        transaction.lock_rebuilds().await?;
+        let is_it = |standing: &Rebuild| {
+            standing.projection == rebuild.projection && standing.rebuild_id == rebuild.rebuild_id
+        };
+        let standing = transaction.rebuilds().await?.into_iter().find(is_it);
+        if standing.is_some_and(|standing| standing.state == State::Cancelled) {
+            transaction.drop_shadow(rebuild.projection).await?;
+        }
+        transaction.commit().await
     }
 }
 
@@ -242,6 +275,7 @@ fn part(row: &[Cell<'_>]) -> Option<Part> {
         is_filled: row[4].as_bool()?,
         position: Position(row[5].as_int()?),
         done: row[6].as_int()?,
+        epoch: row[7].as_uuid(),
     })
 }
 
@@ -292,8 +326,8 @@ impl Transaction {
             VALUES ($1, $2, $3, $4, 'running', 'filling', $5, $5, $6, $7)";
         const ADD_PARTS: &str = "
             INSERT INTO projection_rebuild_parts
-                (partition, projection, target, is_filled, position, done)
-            SELECT partition, $1, position, FALSE, 0, 0
+                (partition, projection, target, is_filled, position, done, epoch)
+            SELECT partition, $1, position, FALSE, 0, 0, epoch
             FROM partition_heads
             WHERE $2 IS NULL OR partition = $2";
         run!(self, FORGET, new.projection.name());
@@ -329,29 +363,56 @@ impl Transaction {
         const CLAIM: &str = "
             UPDATE projection_rebuilds
             SET owner = $1, lease_until = $2
-            WHERE projection = $3 AND state = 'running'";
+            WHERE projection = $3 AND rebuild_id = $4 AND state = 'running' AND lease_until = $5";
         self.lock_rebuilds().await?;
         let rebuilds = self.rebuilds().await?;
         let is_open = |rebuild: &&Rebuild| rebuild.is_open(now);
         let Some(first) = rebuilds.iter().find(is_open) else {
             return Ok(Vec::new());
         };
-        let group: Vec<Rebuild> = rebuilds
+        let mut group = Vec::new();
+        for rebuild in rebuilds
             .iter()
             .filter(is_open)
             .filter(|rebuild| rebuild.rebuild_id == first.rebuild_id)
-            .cloned()
-            .collect();
-        for rebuild in &group {
-            run!(
+        {
+            if self.is_held(rebuild).await? {
+                continue;
+            }
+            let claimed = run!(
                 self,
                 CLAIM,
                 owner,
                 until.as_micros(),
-                rebuild.projection.name()
+                rebuild.projection.name(),
+                rebuild.rebuild_id,
+                rebuild.lease_until.as_micros(),
             );
+            if claimed == 1 {
+                group.push(rebuild.clone());
+            }
         }
         Ok(group)
+    }
+
+    /// Somebody is writing for this rebuild right now: late with the lease, but alive.
+    async fn is_held(&mut self, rebuild: &Rebuild) -> Result<bool, StorageError> {
+        const FREE: &str = "
+            SELECT 1
+            FROM projection_rebuilds
+            WHERE projection = $1
+            FOR UPDATE SKIP LOCKED";
+        match self {
+            Self::Postgres(connection) => {
+                let free = sqlx::query(FREE)
+                    .bind(rebuild.projection.name())
+                    .fetch_optional(&mut **connection)
+                    .await?;
+                Ok(free.is_none())
+            }
+            // It has the only lock there is.
+            Self::Sqlite(_) => Ok(false),
+        }
     }
 
     /// Keeps others away a while longer. Says whether the rebuild is still ours to work on.
@@ -366,6 +427,11 @@ impl Transaction {
             UPDATE projection_rebuilds
             SET updated_at = $4, lease_until = $5
             WHERE projection = $1 AND rebuild_id = $2 AND owner = $3 AND state = 'running'";
+        const DONE: &[Column] = &[column("done", Kind::Int)];
+        const IS_DONE: &str = "
+            SELECT CAST(1 AS bigint)
+            FROM projection_rebuilds
+            WHERE projection = $1 AND rebuild_id = $2 AND state = 'done'";
         let renewed = run!(
             self,
             RENEW,
@@ -375,7 +441,12 @@ impl Transaction {
             now.as_micros(),
             until.as_micros(),
         );
-        Ok(renewed == 1)
+        if renewed == 1 {
+            return Ok(true);
+        }
+        // Of a group, some are finished before others.
+        let arguments = [rebuild.projection.name().into(), rebuild.rebuild_id.into()];
+        Ok(!self.select(IS_DONE, &arguments, DONE).await?.is_empty())
     }
 
     /// Whether the rebuild is ours, until the transaction's end.

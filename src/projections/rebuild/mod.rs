@@ -27,6 +27,10 @@ use crate::telemetry::ErrorChain;
 pub use jobs::{Part, Phase, Rebuild, State};
 use worker::{LEASE, Worker, later};
 
+/// How long whoever cancels waits for the tables to be free.
+const CANCEL_PATIENCE: Duration = Duration::from_secs(1);
+/// How long it may take to let go of what others can go on with.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
 /// How often it is looked for rebuilds whose process is gone.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -140,8 +144,11 @@ impl Projections {
         transaction
             .end(&rebuild, State::Cancelled, None, now)
             .await?;
-        transaction.drop_shadow(projection).await?;
         transaction.commit().await?;
+        // An index may be in the making, for minutes. Whoever builds it drops the table then.
+        if let Err(error) = room.store.drop_cancelled(&rebuild, CANCEL_PATIENCE).await {
+            tracing::debug!(error = %ErrorChain(&error), "shadow tables are still in use");
+        }
         let standing = room.store.rebuilds().await?;
         Ok(standing
             .into_iter()
@@ -191,14 +198,37 @@ impl Projections {
         let projections = self.clone();
         let stopping = tasks.stopping().clone();
         tasks.spawn(async move {
+            let owners = std::sync::Mutex::default();
             tokio::select! {
                 () = stopping.cancelled() => {}
-                () = projections.follow_rebuilds() => {}
+                () = projections.follow_rebuilds(&owners) => {}
+            }
+            let owners = owners.into_inner().unwrap_or_default();
+            let released = projections.release(&owners);
+            if tokio::time::timeout(RELEASE_PATIENCE, released)
+                .await
+                .is_err()
+            {
+                tracing::debug!("rebuilds were not released; their leases run out by themselves");
             }
         });
     }
 
-    async fn follow_rebuilds(&self) {
+    /// Lets others go on at once.
+    async fn release(&self, owners: &[uuid::Uuid]) {
+        for owner in owners {
+            let released = async {
+                let mut transaction = self.inner.store.begin().await?;
+                transaction.release(*owner).await?;
+                transaction.commit().await
+            };
+            if let Err(error) = released.await {
+                tracing::debug!(error = %ErrorChain(&error), "a rebuild was not released");
+            }
+        }
+    }
+
+    async fn follow_rebuilds(&self, owners: &std::sync::Mutex<Vec<uuid::Uuid>>) {
         // Dropped with this, and what they were at goes on elsewhere, or after the next start.
         let mut working = tokio::task::JoinSet::new();
         let wanted: Arc<Notify> = Arc::clone(&self.inner.rebuild_wanted);
@@ -214,6 +244,9 @@ impl Projections {
             loop {
                 match self.claim().await {
                     Ok(Some(worker)) => {
+                        if let Ok(mut owners) = owners.lock() {
+                            owners.push(worker.owner());
+                        }
                         working.spawn(worker.run());
                     }
                     Ok(None) => break,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::super::Inner;
 use super::super::projection::Projection;
 use super::super::step::{self, STEP_EVENTS_MAX, Stepper};
-use super::super::store::{Checkpoint, CheckpointState, Place, Store, Transaction};
+use super::super::store::{Checkpoint, CheckpointState, Place, ShadowIndex, Store, Transaction};
 use super::super::stream::Unreadable;
 use super::fill;
 use super::jobs::{Part, Phase, Rebuild, State};
@@ -19,7 +19,7 @@ use crate::telemetry::ErrorChain;
 /// How long a process that does not answer any more keeps a rebuild to itself.
 pub(super) const LEASE: Duration = Duration::from_secs(15);
 /// How often the lease is renewed.
-const RENEWAL: Duration = Duration::from_secs(3);
+const RENEWAL: Duration = Duration::from_secs(1);
 /// Pieces of work at the same time: one reads and folds while another writes.
 const AT_ONCE: usize = 2;
 /// The first pause after the database failed; then twice as long each time, up to the longest.
@@ -29,8 +29,12 @@ const PAUSE_MAX: Duration = Duration::from_secs(15);
 const STANDSTILL: Duration = Duration::from_millis(1_200);
 /// How often it is looked where they are.
 const LOOK: Duration = Duration::from_millis(50);
+/// How long it is waited for an index that is built for nobody any more.
+const DROP_PATIENCE: Duration = Duration::from_mins(10);
 /// How long readers may keep the tables from being swapped before it is tried again.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+const LOCK_TIMEOUT: Duration = Duration::from_millis(250);
+/// The longest pause before that.
+const SWAP_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// Why a worker stopped before the end.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +48,9 @@ pub(crate) enum Interrupted {
     /// The code can't read an event: there is no going on.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
+    /// What was read before is not on record any more.
+    #[error("the ledger was restored from a backup meanwhile; begin the rebuild again")]
+    Restored,
 }
 
 /// One process working on a group of rebuilds that were begun together.
@@ -61,6 +68,10 @@ impl Worker {
             owner,
             group: Arc::new(group),
         }
+    }
+
+    pub(super) fn owner(&self) -> uuid::Uuid {
+        self.owner
     }
 
     pub(super) fn storage(&self) -> Arc<dyn Storage> {
@@ -132,6 +143,7 @@ impl Worker {
                 Interrupted::Storage(storage) if is_disk_full(storage) => self.disk_full().await,
                 error @ (Interrupted::Storage(_)
                 | Interrupted::Unreadable(_)
+                | Interrupted::Restored
                 | Interrupted::NotOurs) => ErrorChain(error).to_string(),
             };
             if self.fail(&text).await.is_ok() {
@@ -167,7 +179,21 @@ impl Worker {
                 .await?;
         }
         transaction.commit().await?;
+        self.measure().await;
         Ok(is_ours)
+    }
+
+    async fn measure(&self) {
+        let Ok(rebuilds) = self.room.store.rebuilds().await else {
+            return;
+        };
+        for rebuild in rebuilds {
+            let is_it = |ours: &Rebuild| ours.rebuild_id == rebuild.rebuild_id;
+            if self.group.iter().any(is_it) {
+                let name = rebuild.projection.name();
+                self.room.metrics.rebuild(name, rebuild.done, rebuild.total);
+            }
+        }
     }
 
     async fn work(&self) -> Result<(), Interrupted> {
@@ -236,9 +262,13 @@ impl Worker {
         in_turns(waiting.into_iter(), |index| {
             let worker = self.clone();
             async move {
-                let mut transaction = worker.begin().await?;
-                transaction.execute(&index.build).await?;
-                transaction.commit().await?;
+                // This may take minutes, so nothing is held meanwhile: neither the lease's renewal
+                // nor whoever cancels has to wait.
+                worker.begin().await?.commit().await?;
+                let built = worker.build(&index).await;
+                if built.is_err_and(|error| has_code(&error, &BUILT_MEANWHILE)) {
+                    worker.build(&index).await?;
+                }
                 Ok(())
             }
         })
@@ -250,6 +280,12 @@ impl Worker {
         }
         transaction.commit().await?;
         Ok(())
+    }
+
+    async fn build(&self, index: &ShadowIndex) -> Result<(), StorageError> {
+        let mut transaction = self.store().begin().await?;
+        transaction.execute(&index.build).await?;
+        transaction.commit().await
     }
 
     async fn enter(&self, projection: Projection, phase: Phase) -> Result<(), Interrupted> {
@@ -368,9 +404,14 @@ impl Worker {
             if part.position >= until {
                 return Ok(part.position);
             }
+            let stood = part.position;
             let mut transaction = self.begin().await?;
-            self.advance(&mut transaction, rebuild, part, until).await?;
+            let part = self.advance(&mut transaction, rebuild, part, until).await?;
             transaction.commit().await?;
+            if part.position == stood {
+                // The ledger is shorter than what was read of it once.
+                return Ok(stood);
+            }
         }
     }
 
@@ -408,27 +449,47 @@ impl Worker {
         Ok(part)
     }
 
-    /// Swaps the tables. With the checkpoints held nobody writes the live tables, and with the
-    /// heads held nothing is appended: so the new tables take over with everything in them.
+    /// Swaps the tables as soon as nobody reads them for longer than a moment.
     async fn finish(&self, rebuild: &Rebuild) -> Result<(), Interrupted> {
-        let projection = rebuild.projection;
-        self.enter(projection, Phase::Swapping).await?;
-        // Heads are held only for what comes in while the last of this is written.
-        for checkpoint in self.live_checkpoints(rebuild).await? {
-            self.catch_up(rebuild, checkpoint.partition, checkpoint.head)
-                .await?;
+        self.enter(rebuild.projection, Phase::Swapping).await?;
+        let mut pause = PAUSE_MIN;
+        loop {
+            // Heads are held only for what comes in while the last of this is written.
+            for checkpoint in self.live_checkpoints(rebuild).await? {
+                self.catch_up(rebuild, checkpoint.partition, checkpoint.head)
+                    .await?;
+            }
+            match self.swap(rebuild).await {
+                Err(Interrupted::Storage(error)) if has_code(&error, &IN_USE) => {
+                    tracing::debug!(error = %ErrorChain(&error), "the tables are in use");
+                    tokio::time::sleep(pause).await;
+                    pause = SWAP_PAUSE_MAX.min(pause * 2);
+                }
+                swapped => return swapped,
+            }
         }
+    }
+
+    /// With the checkpoints held nobody writes the live tables, and with the heads held nothing is
+    /// appended: so the new tables take over with everything in them.
+    async fn swap(&self, rebuild: &Rebuild) -> Result<(), Interrupted> {
+        let projection = rebuild.projection;
         let mut transaction = self.begin().await?;
         transaction.limit_waiting(LOCK_TIMEOUT).await?;
+        let parts = self.parts(projection).await?;
         let mut live = Vec::new();
-        for part in self.parts(projection).await? {
-            let found = transaction.checkpoints(part.partition).await?;
-            live.extend(found.into_iter().filter(|at| at.projection == projection));
+        for part in &parts {
+            live.extend(transaction.checkpoint(projection, part.partition).await?);
         }
         transaction.lock_tables(projection).await?;
         let partitions: Vec<_> = live.iter().map(|checkpoint| checkpoint.partition).collect();
         let heads = transaction.lock_heads(&partitions).await?;
         for head in &heads {
+            let mut parts = parts.iter();
+            let part = parts.find(|part| part.partition == head.partition);
+            if part.is_some_and(|part| part.epoch.is_some_and(|epoch| epoch != head.epoch)) {
+                return Err(Interrupted::Restored);
+            }
             while let Some(part) = transaction
                 .rebuild_part(projection, head.partition)
                 .await?
@@ -464,6 +525,7 @@ impl Worker {
             self.room.reached(checkpoint);
         }
         tracing::info!(projection = projection.name(), "the projection was rebuilt");
+        self.measure().await;
         Ok(())
     }
 
@@ -498,6 +560,16 @@ impl Worker {
         if let Err(error) = released.await {
             // The lease runs out by itself.
             tracing::debug!(error = %ErrorChain(&error), "a rebuild was not released");
+        }
+        for rebuild in self.group.iter() {
+            let dropped = self.store().drop_cancelled(rebuild, DROP_PATIENCE).await;
+            if let Err(error) = dropped {
+                tracing::warn!(
+                    projection = rebuild.projection.name(),
+                    error = %ErrorChain(&error),
+                    "shadow tables are left; the next rebuild drops them"
+                );
+            }
         }
     }
 
@@ -558,16 +630,27 @@ fn is_final(error: &StorageError) -> bool {
 }
 
 fn is_disk_full(error: &StorageError) -> bool {
-    /// `disk_full` of PostgreSQL; SQLite's primary result code FULL.
-    const CODES: [&str; 2] = ["53100", "13"];
-    let StorageError::Unavailable(source) = error else {
-        return false;
+    has_code(error, &DISK_FULL)
+}
+
+/// `disk_full` of PostgreSQL; SQLite's primary result code FULL.
+const DISK_FULL: [&str; 2] = ["53100", "13"];
+/// `lock_not_available` and `deadlock_detected`.
+const IN_USE: [&str; 2] = ["55P03", "40P01"];
+/// `unique_violation` in the catalogue and `duplicate_table`: two processes build the same index, of
+/// which one was taken for dead.
+const BUILT_MEANWHILE: [&str; 2] = ["23505", "42P07"];
+
+fn has_code(error: &StorageError, codes: &[&str]) -> bool {
+    let source = match error {
+        StorageError::Unavailable(source) | StorageError::Rejected(source) => source,
+        StorageError::Damaged { .. } => return false,
     };
     source
         .downcast_ref::<sqlx::Error>()
         .and_then(sqlx::Error::as_database_error)
         .and_then(sqlx::error::DatabaseError::code)
-        .is_some_and(|code| CODES.contains(&code.as_ref()))
+        .is_some_and(|code| codes.contains(&code.as_ref()))
 }
 
 pub(super) fn later(now: Timestamp, by: Duration) -> Timestamp {

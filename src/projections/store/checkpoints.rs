@@ -414,7 +414,7 @@ impl Turn {
             Held::Open(store, partition) => (store, partition),
         };
         let mut transaction = store.begin().await?;
-        let standing = transaction.checkpoints(partition).await?;
+        let standing = transaction.look_at_checkpoints(partition).await?;
         let place = |checkpoint: &Checkpoint| {
             (
                 checkpoint.projection,
@@ -431,29 +431,31 @@ impl Turn {
 }
 
 impl Transaction {
-    /// One partition's checkpoints; on PostgreSQL held until the transaction's end, waiting for
-    /// whoever holds them now.
+    /// A projection's checkpoint in one partition; on PostgreSQL held until the transaction's end,
+    /// waiting for whoever holds it now. The other projections go on.
     ///
     /// # Errors
     ///
     /// [`StorageError`] when the database failed.
-    pub async fn checkpoints(
+    pub async fn checkpoint(
         &mut self,
+        projection: Projection,
         partition: Partition,
-    ) -> Result<Vec<Checkpoint>, StorageError> {
-        const WAIT: &str = concat!(
-            "SELECT ",
-            columns!(),
-            " FROM projection_checkpoints AS c
-            JOIN partition_heads AS h ON h.partition = c.partition
-            WHERE c.partition = $1
-            ORDER BY c.projection
-            FOR UPDATE OF c"
-        );
-        Ok(match self {
-            Self::Postgres(connection) => checkpoints!(WAIT, partition, &mut **connection),
-            Self::Sqlite(connection) => checkpoints!(READ, partition, &mut **connection),
-        })
+    ) -> Result<Option<Checkpoint>, StorageError> {
+        const WAIT: &str = "
+            SELECT 1
+            FROM projection_checkpoints
+            WHERE partition = $1 AND projection = $2
+            FOR UPDATE";
+        if let Self::Postgres(connection) = self {
+            sqlx::query(WAIT)
+                .bind(partition.0)
+                .bind(projection.name())
+                .execute(&mut **connection)
+                .await?;
+        }
+        let found = self.look_at_checkpoints(partition).await?;
+        Ok(found.into_iter().find(|at| at.projection == projection))
     }
 
     /// One partition's checkpoints, without holding them.

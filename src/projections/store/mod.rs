@@ -25,6 +25,7 @@ use crate::ledger::storage::StorageError;
 
 pub use checkpoints::{Checkpoint, CheckpointState, Progress, Turn, Versions};
 pub use packed::Packed;
+pub use shadow::ShadowIndex;
 
 /// The tables that people read, and the ones that are being built to take their place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

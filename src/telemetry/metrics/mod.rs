@@ -57,6 +57,9 @@ struct Inner {
     projection_position: Gauge<i64>,
     projection_lag: Gauge<i64>,
     projection_stopped: Gauge<u64>,
+    projection_stops: Counter<u64>,
+    rebuild_done: Gauge<i64>,
+    rebuild_total: Gauge<i64>,
 }
 
 /// How far a projection has come in a partition.
@@ -226,6 +229,22 @@ impl Metrics {
         inner.projection_stopped.record(stopped, &labels);
     }
 
+    /// A projection stopped, and why.
+    pub fn projection_stop(&self, projection: &'static str, reason: &'static str) {
+        let labels = [
+            KeyValue::new("projection", projection),
+            KeyValue::new("reason", reason),
+        ];
+        self.inner.projection_stops.add(1, &labels);
+    }
+
+    /// How far the last rebuild that this process worked on has come, in events.
+    pub fn rebuild(&self, projection: &'static str, done: i64, total: i64) {
+        let labels = [KeyValue::new("projection", projection)];
+        self.inner.rebuild_done.record(done, &labels);
+        self.inner.rebuild_total.record(total, &labels);
+    }
+
     /// Everything in the text format of Prometheus, version 0.0.4.
     pub fn render(&self) -> String {
         let families = self.inner.registry.gather();
@@ -332,6 +351,18 @@ impl Inner {
                 "1 if a projection can't go on by itself",
             )
             .build(),
+            projection_stops: counter(
+                "ledger.projection.stops",
+                "How often a projection stopped, by reason",
+            ),
+            rebuild_done: meter
+                .i64_gauge("ledger.rebuild.events.done")
+                .with_description("Events that a rebuild has brought into its shadow tables")
+                .build(),
+            rebuild_total: meter
+                .i64_gauge("ledger.rebuild.events.total")
+                .with_description("Events that a rebuild has to bring into its shadow tables")
+                .build(),
             registry,
             _provider: provider,
         }
