@@ -25,6 +25,8 @@ use crate::ledger::registry::Scope;
 use crate::ledger::storage::LogQuery;
 use crate::problem::Problem;
 
+/// About how many bytes of event data a page has at most; its last event may go beyond.
+const PAGE_BYTES_MAX: i64 = 8 * 1024 * 1024;
 /// Most subscribers one call asks for.
 const SUBSCRIBERS_MAX: usize = 100;
 
@@ -41,7 +43,7 @@ pub struct LogParameters {
     #[param(value_type = Option<LedgerPosition>)]
     #[serde(deserialize_with = "super::request::given")]
     cursor: Option<String>,
-    /// Entries of a page.
+    /// Entries of a page. It has fewer where they are large, and its `next_cursor` leads on.
     #[param(value_type = Option<u32>, minimum = 1, maximum = 200, default = 50)]
     #[serde(deserialize_with = "super::request::given")]
     limit: Option<String>,
@@ -101,9 +103,13 @@ pub async fn list(
     let limit = wanted.limit;
     // One more than asked for says whether there is a next page.
     wanted.limit += 1;
-    let mut events = state.ledger.tenant_log(&wanted).await?;
+    let read = state.ledger.tenant_log(&wanted).await?;
+    let mut events = read.events;
     let position = |event: &RecordedEvent| event.ledger_position().to_string();
-    let next_cursor = cut(&mut events, limit, position);
+    let next_cursor = cut(&mut events, limit, position).or_else(|| {
+        // Where events are large, there may be more without one more having been read.
+        events.last().filter(|_| read.is_cut).map(position)
+    });
     let mut data = Vec::with_capacity(events.len());
     for event in &events {
         let stream = tenant.stream(event.stream_id);
@@ -217,6 +223,7 @@ fn filter(tenant: &TenantPlace, query: LogParameters, faults: &mut Faults) -> Lo
         from,
         to,
         limit: 0,
+        bytes_max: PAGE_BYTES_MAX,
     }
 }
 

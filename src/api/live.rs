@@ -47,9 +47,8 @@ const HEARTBEAT: &str = ": heartbeat\n\n";
 
 /// Most events of a page.
 const PAGE_EVENTS_MAX: i64 = 64;
-/// Most bytes of event data that a page keeps, unless its first event alone has more. What was
-/// read beyond is read again when its turn comes.
-const PAGE_BYTES_MAX: usize = 1024 * 1024;
+/// About how many bytes of event data a page has at most; its last event may go beyond.
+const PAGE_BYTES_MAX: i64 = 1024 * 1024;
 /// How much is written out at once.
 const PIECE_BYTES: usize = 64 * 1024;
 /// Most positions that one statement looks through.
@@ -140,6 +139,7 @@ pub(super) async fn follow(
         query: LogQuery {
             after,
             limit: PAGE_EVENTS_MAX,
+            bytes_max: PAGE_BYTES_MAX,
             ..query
         },
         page: VecDeque::new(),
@@ -310,26 +310,15 @@ impl Reader {
     /// Reads the next page, or finds out that there is nothing wanted in the next stretch.
     async fn read(&mut self, head: Position) -> Result<(), End> {
         self.query.until = Position(head.0.min(self.query.after.0.saturating_add(STRETCH_MAX)));
-        let mut events = match self.state.ledger.tenant_log(&self.query).await {
-            Ok(events) => events,
+        let page = match self.state.ledger.tenant_log(&self.query).await {
+            Ok(page) => page,
             Err(error) => return self.failed(error.into()).await,
         };
-        let limit = usize::try_from(self.query.limit).unwrap_or(usize::MAX);
-        let is_whole = events.len() < limit;
-        let kept = within_bytes(&events);
-        let is_cut = kept < events.len();
-        events.truncate(kept);
-        self.query.after = match events.last() {
-            Some(last) if is_cut || !is_whole => last.position,
+        self.query.after = match page.events.last() {
+            Some(last) if page.is_cut => last.position,
             _ => self.query.until,
         };
-        // Where events are large, fewer of them are read only to be thrown away.
-        self.query.limit = if is_cut {
-            i64::try_from(kept).unwrap_or(PAGE_EVENTS_MAX)
-        } else {
-            PAGE_EVENTS_MAX.min(self.query.limit * 2)
-        };
-        self.page = events.into();
+        self.page = page.events.into();
         Ok(())
     }
 
@@ -388,19 +377,6 @@ fn may_pass(problem: &Problem) -> bool {
 fn until(now: Timestamp, then: Timestamp) -> Duration {
     let micros = then.as_micros().saturating_sub(now.as_micros());
     Duration::from_micros(u64::try_from(micros).unwrap_or_default())
-}
-
-/// How many events fit a page: at least one, if there is one.
-fn within_bytes(events: &[RecordedEvent]) -> usize {
-    let mut bytes = 0;
-    events
-        .iter()
-        .take_while(|event| {
-            let is_first = bytes == 0;
-            bytes += event.data.len();
-            is_first || bytes <= PAGE_BYTES_MAX
-        })
-        .count()
 }
 
 /// An event as a message.

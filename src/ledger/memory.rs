@@ -13,8 +13,9 @@ use super::record::{
     Head, LockedHead, Partition, Position, RecordedEvent, StreamEvent, StreamKey, TenantPlace,
 };
 use super::storage::{
-    BatchWriter, BrokenStream, DataKeyPlace, Found, IdempotencyPlace, IdempotencyRecord, LogQuery,
-    Storage, StorageError, StoredDataKey, StreamQuery, SubscriberStreams,
+    BatchWriter, BrokenStream, DataKeyPlace, Found, IdempotencyPlace, IdempotencyRecord,
+    LOG_BYTES_MAX, LogQuery, Page, Room, Storage, StorageError, StoredDataKey, StreamQuery,
+    SubscriberStreams,
 };
 use crate::domain::ids::{Sequence, StreamId, SubscriberId, TenantId};
 use crate::domain::time::Timestamp;
@@ -80,6 +81,16 @@ impl Storage for MemoryStorage {
             .collect())
     }
 
+    async fn streams_within(
+        &self,
+        streams: &[StreamKey],
+        bytes_max: i64,
+    ) -> Result<Page<RecordedEvent>, StorageError> {
+        let tables = self.tables.lock().await;
+        let events = streams.iter().flat_map(|stream| tables.stream(stream));
+        Ok(page(events, i64::MAX, bytes_max))
+    }
+
     async fn events_at(
         &self,
         places: &[(StreamKey, Sequence)],
@@ -99,27 +110,19 @@ impl Storage for MemoryStorage {
         limit: i64,
     ) -> Result<Vec<RecordedEvent>, StorageError> {
         let tables = self.tables.lock().await;
-        let limit = usize::try_from(limit).unwrap_or_default();
         let events = tables.events.get(&partition).into_iter().flatten();
-        Ok(events
-            .filter(|event| event.position > after)
-            .take(limit)
-            .cloned()
-            .collect())
+        let events = events.filter(|event| event.position > after);
+        Ok(page(events, limit, LOG_BYTES_MAX).events)
     }
 
-    async fn tenant_log(&self, query: &LogQuery) -> Result<Vec<RecordedEvent>, StorageError> {
+    async fn tenant_log(&self, query: &LogQuery) -> Result<Page<RecordedEvent>, StorageError> {
         let tables = self.tables.lock().await;
         let events = tables.events.get(&query.partition).into_iter().flatten();
-        let limit = usize::try_from(query.limit).unwrap_or_default();
-        Ok(events
-            .filter(|event| query.wants(event))
-            .take(limit)
-            .cloned()
-            .collect())
+        let events = events.filter(|event| query.wants(event));
+        Ok(page(events, query.limit, query.bytes_max))
     }
 
-    async fn by_stream(&self, query: &StreamQuery) -> Result<Vec<StreamEvent>, StorageError> {
+    async fn by_stream(&self, query: &StreamQuery) -> Result<Page<StreamEvent>, StorageError> {
         let tables = self.tables.lock().await;
         let place =
             |event: &RecordedEvent| (event.tenant_id.clone(), event.stream_id, event.sequence);
@@ -132,10 +135,13 @@ impl Storage for MemoryStorage {
                 && own.is_none_or(|tenant_id| tenant_id.as_str() == event.tenant_id)
         };
         let events = tables.events.get(&query.partition).into_iter().flatten();
-        let mut events: Vec<_> = events.filter(is_wanted).cloned().collect();
-        events.sort_unstable_by_key(place);
-        events.truncate(usize::try_from(query.limit).unwrap_or_default());
-        Ok(events.into_iter().map(StreamEvent::from).collect())
+        let mut events: Vec<_> = events.filter(is_wanted).collect();
+        events.sort_unstable_by_key(|event| place(event));
+        let page = page(events.into_iter(), query.limit, query.bytes_max);
+        Ok(Page {
+            events: page.events.into_iter().map(StreamEvent::from).collect(),
+            is_cut: page.is_cut,
+        })
     }
 
     async fn heads(&self) -> Result<Vec<Head>, StorageError> {
@@ -219,6 +225,27 @@ impl Storage for MemoryStorage {
     async fn scrub(&self) -> Result<bool, StorageError> {
         // What is dropped here is gone.
         Ok(true)
+    }
+}
+
+/// The first events, as many as fit.
+fn page<'a>(
+    events: impl Iterator<Item = &'a RecordedEvent>,
+    limit: i64,
+    bytes_max: i64,
+) -> Page<RecordedEvent> {
+    let mut room = Room::new(limit, bytes_max);
+    let mut kept = Vec::new();
+    for event in events {
+        if room.is_full() {
+            break;
+        }
+        room.take(event.data.len());
+        kept.push(event.clone());
+    }
+    Page {
+        events: kept,
+        is_cut: room.is_full(),
     }
 }
 

@@ -66,7 +66,9 @@ use record::{Hash, Head, Position, Provenance, RecordedEvent, StreamKey, TenantP
 use recordable::Recordable;
 use sealing::{Keyring, MasterKey, SealedUnder};
 use session::{Outcome, Session};
-use storage::{DataKeyPlace, IdempotencyPlace, IdempotencyRecord, LogQuery, Storage, StorageError};
+use storage::{
+    DataKeyPlace, IdempotencyPlace, IdempotencyRecord, LogQuery, Page, Storage, StorageError,
+};
 use streamlock::StreamLocks;
 
 /// How often a command is decided again after losing a race. Each time somebody else got ahead,
@@ -446,12 +448,12 @@ impl Ledger {
         Ok(self.core.storage.events_at(places).await?)
     }
 
-    /// A tenant's events in the order of the log.
+    /// A tenant's events in the order of the log, as many as fit.
     ///
     /// # Errors
     ///
     /// [`LedgerError::Storage`] when the database failed.
-    pub async fn tenant_log(&self, query: &LogQuery) -> Result<Vec<RecordedEvent>, LedgerError> {
+    pub async fn tenant_log(&self, query: &LogQuery) -> Result<Page<RecordedEvent>, LedgerError> {
         Ok(self.core.storage.tenant_log(query).await?)
     }
 

@@ -25,8 +25,8 @@ use super::rows::{
 };
 use super::storage::{
     Announcements, BatchWriter, BrokenStream, DataKeyPlace, Found, IdempotencyPlace,
-    IdempotencyRecord, LogQuery, Storage, StorageError, StoredDataKey, StreamQuery,
-    SubscriberStreams,
+    IdempotencyRecord, LOG_BYTES_MAX, LogQuery, Page, Storage, StorageError, StoredDataKey,
+    StreamQuery, SubscriberStreams,
 };
 use crate::domain::ids::{EventId, Sequence, StreamId, SubscriberId, TenantId};
 use crate::telemetry::ErrorChain;
@@ -53,6 +53,10 @@ impl PostgresStorage {
     }
 }
 
+/// How a page's column is called that says how many bytes of data there are up to its row. What is
+/// summed up is what the database stores, perhaps compressed: it need not fetch the data for it.
+const BYTES: &str = "bytes";
+
 const STREAMS: &str = concat!(
     "SELECT ",
     event_columns!(),
@@ -66,6 +70,28 @@ const STREAMS: &str = concat!(
         ORDER BY sequence
         OFFSET 0
     ) AS e"
+);
+
+// Nested loops give the streams one after the other, each in its order. Nothing is sorted for the
+// sum, which is right in any order: whoever reads it looks for what is missing.
+const STREAMS_WITHIN: &str = concat!(
+    "SELECT ",
+    event_columns!(),
+    ", e.bytes
+    FROM (
+        SELECT e.*, SUM(pg_column_size(e.data)) OVER (ROWS UNBOUNDED PRECEDING) AS bytes
+        FROM UNNEST($1::int2[], $2::text[], $3::uuid[]) AS wanted (partition, tenant_id, stream_id)
+        CROSS JOIN LATERAL (
+            SELECT *
+            FROM events
+            WHERE partition = wanted.partition
+                AND tenant_id = wanted.tenant_id
+                AND stream_id = wanted.stream_id
+            ORDER BY sequence
+            OFFSET 0
+        ) AS e
+    ) AS e
+    WHERE e.bytes - pg_column_size(e.data) < $4"
 );
 
 const EVENTS: &str = concat!(
@@ -87,44 +113,72 @@ const EVENTS: &str = concat!(
 const LOG: &str = concat!(
     "SELECT ",
     event_columns!(),
-    " FROM events AS e
-    WHERE e.partition = $1 AND e.position > $2
-    ORDER BY e.position
-    LIMIT $3"
+    ", e.bytes
+    FROM (
+        SELECT *, SUM(pg_column_size(data)) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) AS bytes
+        FROM events
+        WHERE partition = $1 AND position > $2
+        ORDER BY position
+        LIMIT $3
+    ) AS e
+    WHERE e.bytes - pg_column_size(e.data) < $4
+    ORDER BY e.position"
 );
 
 const TENANT_LOG: &str = concat!(
     "SELECT ",
     event_columns!(),
-    " FROM events AS e
-    WHERE e.partition = $1 AND e.position > $2 AND e.position <= $3 AND e.tenant_id = $4
-        AND e.recorded_at >= $5 AND e.recorded_at < $6
-        AND (cardinality($7::text[]) = 0 OR e.event_type = ANY($7))
-        AND (cardinality($8::text[]) = 0 OR e.subscriber_id = ANY($8))
-    ORDER BY e.position
-    LIMIT $9"
+    ", e.bytes
+    FROM (
+        SELECT *, SUM(pg_column_size(data)) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) AS bytes
+        FROM events
+        WHERE partition = $1 AND position > $2 AND position <= $3 AND tenant_id = $4
+            AND recorded_at >= $5 AND recorded_at < $6
+            AND (cardinality($7::text[]) = 0 OR event_type = ANY($7))
+            AND (cardinality($8::text[]) = 0 OR subscriber_id = ANY($8))
+        ORDER BY position
+        LIMIT $9
+    ) AS e
+    WHERE e.bytes - pg_column_size(e.data) < $10
+    ORDER BY e.position"
 );
 
 const BY_STREAM: &str = concat!(
     "SELECT ",
     stream_event_columns!(),
-    " FROM events AS e
-    WHERE e.partition = $1
-        AND (e.tenant_id, e.stream_id, e.sequence) > ($2, $3, $4)
-        AND e.position <= $5
-    ORDER BY e.tenant_id, e.stream_id, e.sequence
-    LIMIT $6"
+    ", e.bytes
+    FROM (
+        SELECT *, SUM(pg_column_size(data)) OVER (
+                ORDER BY tenant_id, stream_id, sequence ROWS UNBOUNDED PRECEDING
+            ) AS bytes
+        FROM events
+        WHERE partition = $1
+            AND (tenant_id, stream_id, sequence) > ($2, $3, $4)
+            AND position <= $5
+        ORDER BY tenant_id, stream_id, sequence
+        LIMIT $6
+    ) AS e
+    WHERE e.bytes - pg_column_size(e.data) < $7
+    ORDER BY e.tenant_id, e.stream_id, e.sequence"
 );
 
 const TENANT_BY_STREAM: &str = concat!(
     "SELECT ",
     stream_event_columns!(),
-    " FROM events AS e
-    WHERE e.partition = $1 AND e.tenant_id = $2
-        AND (e.stream_id, e.sequence) > ($3, $4)
-        AND e.position <= $5
-    ORDER BY e.stream_id, e.sequence
-    LIMIT $6"
+    ", e.bytes
+    FROM (
+        SELECT *, SUM(pg_column_size(data)) OVER (
+                ORDER BY stream_id, sequence ROWS UNBOUNDED PRECEDING
+            ) AS bytes
+        FROM events
+        WHERE partition = $1 AND tenant_id = $2
+            AND (stream_id, sequence) > ($3, $4)
+            AND position <= $5
+        ORDER BY stream_id, sequence
+        LIMIT $6
+    ) AS e
+    WHERE e.bytes - pg_column_size(e.data) < $7
+    ORDER BY e.stream_id, e.sequence"
 );
 
 const HEADS: &str = "
@@ -261,6 +315,21 @@ impl Storage for PostgresStorage {
         rows.iter().map(|row| Ok(recorded_event!(row))).collect()
     }
 
+    async fn streams_within(
+        &self,
+        streams: &[StreamKey],
+        bytes_max: i64,
+    ) -> Result<Page<RecordedEvent>, StorageError> {
+        let rows = sqlx::query(STREAMS_WITHIN)
+            .bind(streams.iter().map(|key| key.partition.0).bind_iter())
+            .bind(streams.iter().map(|key| key.tenant_id.as_str()).bind_iter())
+            .bind(streams.iter().map(|key| key.stream_id.0).bind_iter())
+            .bind(bytes_max)
+            .fetch_all(&self.pool)
+            .await?;
+        page(&rows, i64::MAX, bytes_max)
+    }
+
     async fn events_at(
         &self,
         places: &[(StreamKey, Sequence)],
@@ -286,12 +355,13 @@ impl Storage for PostgresStorage {
             .bind(partition.0)
             .bind(after.0)
             .bind(limit)
+            .bind(LOG_BYTES_MAX)
             .fetch_all(&self.pool)
             .await?;
         rows.iter().map(|row| Ok(recorded_event!(row))).collect()
     }
 
-    async fn tenant_log(&self, query: &LogQuery) -> Result<Vec<RecordedEvent>, StorageError> {
+    async fn tenant_log(&self, query: &LogQuery) -> Result<Page<RecordedEvent>, StorageError> {
         let rows = sqlx::query(TENANT_LOG)
             .bind(query.partition.0)
             .bind(query.after.0)
@@ -302,12 +372,13 @@ impl Storage for PostgresStorage {
             .bind(&query.event_types)
             .bind(&query.subscriber_ids)
             .bind(query.limit)
+            .bind(query.bytes_max)
             .fetch_all(&self.pool)
             .await?;
-        rows.iter().map(|row| Ok(recorded_event!(row))).collect()
+        page(&rows, query.limit, query.bytes_max)
     }
 
-    async fn by_stream(&self, query: &StreamQuery) -> Result<Vec<StreamEvent>, StorageError> {
+    async fn by_stream(&self, query: &StreamQuery) -> Result<Page<StreamEvent>, StorageError> {
         // The planner takes the rows for scattered and would rather sort all of them.
         const ALONG_THE_INDEX: &str = "
             BEGIN READ ONLY;
@@ -317,7 +388,7 @@ impl Storage for PostgresStorage {
         let mut transaction = self.pool.begin_with(ALONG_THE_INDEX).await?;
         let (tenant_id, stream_id, sequence) = query.begins_after();
         // Row by row, so that memory does not hold the whole page twice.
-        let events = sqlx::query(
+        let read: Vec<(StreamEvent, i64)> = sqlx::query(
             query
                 .tenant_id
                 .as_ref()
@@ -329,11 +400,18 @@ impl Storage for PostgresStorage {
         .bind(sequence.0)
         .bind(query.until.0)
         .bind(query.limit)
-        .try_map(|row: PgRow| Ok(stream_event!(row)))
+        .bind(query.bytes_max)
+        .try_map(|row: PgRow| {
+            let bytes = row.try_get(BYTES)?;
+            Ok((stream_event!(row), bytes))
+        })
         .fetch_all(&mut *transaction)
         .await?;
         transaction.rollback().await?;
-        Ok(events)
+        let bytes = read.last().map(|(_, bytes)| *bytes);
+        let is_cut = is_cut(read.len(), bytes, query.limit, query.bytes_max);
+        let events = read.into_iter().map(|(event, _)| event).collect();
+        Ok(Page { events, is_cut })
     }
 
     async fn heads(&self) -> Result<Vec<Head>, StorageError> {
@@ -426,6 +504,20 @@ impl Storage for PostgresStorage {
         // business, and what the server's own log keeps, its administrator's.
         Ok(true)
     }
+}
+
+/// Events from rows with their bytes.
+fn page(rows: &[PgRow], limit: i64, bytes_max: i64) -> Result<Page<RecordedEvent>, StorageError> {
+    let bytes = rows.last().map(|row| row.try_get(BYTES)).transpose()?;
+    let events: Result<_, StorageError> = rows.iter().map(|row| Ok(recorded_event!(row))).collect();
+    Ok(Page {
+        events: events?,
+        is_cut: is_cut(rows.len(), bytes, limit, bytes_max),
+    })
+}
+
+fn is_cut(events: usize, bytes: Option<i64>, limit: i64, bytes_max: i64) -> bool {
+    bytes >= Some(bytes_max) || i64::try_from(events).is_ok_and(|events| events >= limit)
 }
 
 async fn idempotent(

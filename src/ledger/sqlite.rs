@@ -7,7 +7,9 @@
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePool};
+use futures_util::TryStreamExt;
+use futures_util::stream::BoxStream;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePool, SqliteRow};
 use sqlx::{ConnectOptions, Connection, Executor, QueryBuilder, Row, Sqlite};
 
 use super::batch::{Plan, PlannedErasure, PlannedEvent, Questions};
@@ -19,8 +21,9 @@ use super::rows::{
     stream_event_columns,
 };
 use super::storage::{
-    BatchWriter, BrokenStream, DataKeyPlace, Found, IdempotencyPlace, IdempotencyRecord, LogQuery,
-    Storage, StorageError, StoredDataKey, StreamQuery, SubscriberStreams,
+    BatchWriter, BrokenStream, DataKeyPlace, Found, IdempotencyPlace, IdempotencyRecord,
+    LOG_BYTES_MAX, LogQuery, Page, Room, Storage, StorageError, StoredDataKey, StreamQuery,
+    SubscriberStreams,
 };
 use crate::domain::ids::{EventId, Sequence, StreamId, SubscriberId, TenantId};
 
@@ -53,6 +56,15 @@ const STREAMS: &str = concat!(
     " FROM wanted CROSS JOIN events AS e INDEXED BY event_is_alone_at_its_sequence
         USING (partition, tenant_id, stream_id)
     ORDER BY e.tenant_id, e.stream_id, e.sequence"
+);
+
+// Nested loops give the streams one after the other, and the index each in its order. Nothing is
+// sorted, so nothing is read beyond where the reader stops.
+const STREAMS_WITHIN: &str = concat!(
+    "SELECT ",
+    event_columns!(),
+    " FROM wanted CROSS JOIN events AS e INDEXED BY event_is_alone_at_its_sequence
+        USING (partition, tenant_id, stream_id)"
 );
 
 const EVENTS: &str = concat!(
@@ -192,6 +204,36 @@ impl Storage for SqliteStorage {
         Ok(events)
     }
 
+    async fn streams_within(
+        &self,
+        streams: &[StreamKey],
+        bytes_max: i64,
+    ) -> Result<Page<RecordedEvent>, StorageError> {
+        let mut room = Room::new(i64::MAX, bytes_max);
+        let mut events = Vec::new();
+        for streams in streams.chunks(ROWS_PER_STATEMENT) {
+            let mut query = wanted("partition, tenant_id, stream_id");
+            query.push_values(streams, |mut row, key| {
+                row.push_bind(key.partition.0)
+                    .push_bind(key.tenant_id.as_str())
+                    .push_bind(key.stream_id.0);
+            });
+            let query = query.push(") ").push(STREAMS_WITHIN).build();
+            let mut rows = query.persistent(false).fetch(&self.pool);
+            while !room.is_full()
+                && let Some(row) = rows.try_next().await?
+            {
+                let event = recorded_event!(&row);
+                room.take(event.data.len());
+                events.push(event);
+            }
+        }
+        Ok(Page {
+            events,
+            is_cut: room.is_full(),
+        })
+    }
+
     async fn events_at(
         &self,
         places: &[(StreamKey, Sequence)],
@@ -224,12 +266,11 @@ impl Storage for SqliteStorage {
             .bind(partition.0)
             .bind(after.0)
             .bind(limit)
-            .fetch_all(&self.pool)
-            .await?;
-        rows.iter().map(|row| Ok(recorded_event!(row))).collect()
+            .fetch(&self.pool);
+        Ok(page(rows, Room::new(limit, LOG_BYTES_MAX)).await?.events)
     }
 
-    async fn tenant_log(&self, query: &LogQuery) -> Result<Vec<RecordedEvent>, StorageError> {
+    async fn tenant_log(&self, query: &LogQuery) -> Result<Page<RecordedEvent>, StorageError> {
         let rows = sqlx::query(TENANT_LOG)
             .bind(query.partition.0)
             .bind(query.after.0)
@@ -240,14 +281,13 @@ impl Storage for SqliteStorage {
             .bind(sqlx::types::Json(&query.event_types))
             .bind(sqlx::types::Json(&query.subscriber_ids))
             .bind(query.limit)
-            .fetch_all(&self.pool)
-            .await?;
-        rows.iter().map(|row| Ok(recorded_event!(row))).collect()
+            .fetch(&self.pool);
+        page(rows, Room::new(query.limit, query.bytes_max)).await
     }
 
-    async fn by_stream(&self, query: &StreamQuery) -> Result<Vec<StreamEvent>, StorageError> {
+    async fn by_stream(&self, query: &StreamQuery) -> Result<Page<StreamEvent>, StorageError> {
         let (tenant_id, stream_id, sequence) = query.begins_after();
-        let rows = sqlx::query(
+        let mut rows = sqlx::query(
             query
                 .tenant_id
                 .as_ref()
@@ -259,9 +299,20 @@ impl Storage for SqliteStorage {
         .bind(sequence.0)
         .bind(query.until.0)
         .bind(query.limit)
-        .fetch_all(&self.pool)
-        .await?;
-        rows.iter().map(|row| Ok(stream_event!(row))).collect()
+        .fetch(&self.pool);
+        let mut room = Room::new(query.limit, query.bytes_max);
+        let mut events = Vec::new();
+        while !room.is_full()
+            && let Some(row) = rows.try_next().await?
+        {
+            let event = stream_event!(&row);
+            room.take(event.event.data.len());
+            events.push(event);
+        }
+        Ok(Page {
+            events,
+            is_cut: room.is_full(),
+        })
     }
 
     async fn heads(&self) -> Result<Vec<Head>, StorageError> {
@@ -369,6 +420,25 @@ impl Storage for SqliteStorage {
             tokio::time::sleep(SCRUB_PAUSE).await;
         }
     }
+}
+
+/// The first events of some rows, as many as fit. The rest is not read.
+async fn page(
+    mut rows: BoxStream<'_, Result<SqliteRow, sqlx::Error>>,
+    mut room: Room,
+) -> Result<Page<RecordedEvent>, StorageError> {
+    let mut events = Vec::new();
+    while !room.is_full()
+        && let Some(row) = rows.try_next().await?
+    {
+        let event = recorded_event!(&row);
+        room.take(event.data.len());
+        events.push(event);
+    }
+    Ok(Page {
+        events,
+        is_cut: room.is_full(),
+    })
 }
 
 /// `WITH wanted (columns) AS (`: values and a closing parenthesis follow.

@@ -47,7 +47,16 @@ pub trait Storage: Send + Sync + fmt::Debug {
         places: &[(StreamKey, Sequence)],
     ) -> Result<Vec<RecordedEvent>, StorageError>;
 
-    /// Up to `limit` events of a partition after a position, in order.
+    /// As [`Storage::streams`], stream by stream, until about `bytes_max` bytes of data are read. Of
+    /// a page that is cut, the last stream may lack its end.
+    async fn streams_within(
+        &self,
+        streams: &[StreamKey],
+        bytes_max: i64,
+    ) -> Result<Page<RecordedEvent>, StorageError>;
+
+    /// Up to `limit` events of a partition after a position, in order; fewer where they are large
+    /// ([`LOG_BYTES_MAX`]). After the last event there are none.
     async fn log(
         &self,
         partition: Partition,
@@ -55,12 +64,14 @@ pub trait Storage: Send + Sync + fmt::Debug {
         limit: i64,
     ) -> Result<Vec<RecordedEvent>, StorageError>;
 
-    /// Up to `limit` of one tenant's events after a position that pass the filter, in order.
-    async fn tenant_log(&self, query: &LogQuery) -> Result<Vec<RecordedEvent>, StorageError>;
+    /// One tenant's events after a position that pass the filter, in order, as far as the query's
+    /// bounds reach.
+    async fn tenant_log(&self, query: &LogQuery) -> Result<Page<RecordedEvent>, StorageError>;
 
-    /// Up to `limit` events of a partition in the order of streams: by tenant, stream and sequence.
-    /// Whoever wants to see each stream whole, and only once, reads on from page to page.
-    async fn by_stream(&self, query: &StreamQuery) -> Result<Vec<StreamEvent>, StorageError>;
+    /// A partition's events in the order of streams (by tenant, stream and sequence), as far as the
+    /// query's bounds reach. Whoever wants to see each stream whole, and only once, reads on from
+    /// page to page.
+    async fn by_stream(&self, query: &StreamQuery) -> Result<Page<StreamEvent>, StorageError>;
 
     /// Every partition's head, in order.
     async fn heads(&self) -> Result<Vec<Head>, StorageError>;
@@ -160,6 +171,40 @@ pub trait Announcements: Send {
     async fn next(&mut self) -> Result<Vec<LedgerPosition>, StorageError>;
 }
 
+/// Most bytes of data that [`Storage::log`] reads at once: several times what as many ordinary
+/// events have as anybody asks for.
+pub const LOG_BYTES_MAX: i64 = 8 * 1024 * 1024;
+
+/// Some events in their order, as many as fit: so many, and so many bytes of data as the database
+/// stores it. The last one may go beyond the bytes, so that there is always one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page<E> {
+    pub events: Vec<E>,
+    /// It ends at a bound: there may be more.
+    pub is_cut: bool,
+}
+
+/// What is left of a page's bounds.
+pub(super) struct Room {
+    events: i64,
+    bytes: i64,
+}
+
+impl Room {
+    pub(super) fn new(events: i64, bytes: i64) -> Self {
+        Self { events, bytes }
+    }
+
+    pub(super) fn take(&mut self, bytes: usize) {
+        self.events -= 1;
+        self.bytes = i64::try_from(bytes).map_or(0, |bytes| self.bytes - bytes);
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.events <= 0 || self.bytes <= 0
+    }
+}
+
 /// What the database knew about a batch's questions.
 #[derive(Debug, Default)]
 pub struct Found {
@@ -193,6 +238,8 @@ pub struct LogQuery {
     /// By `recorded_at`, exclusive.
     pub to: Timestamp,
     pub limit: i64,
+    /// Of data.
+    pub bytes_max: i64,
 }
 
 /// Which events are wanted in the order of streams.
@@ -206,6 +253,8 @@ pub struct StreamQuery {
     /// Up to and including.
     pub until: Position,
     pub limit: i64,
+    /// Of data.
+    pub bytes_max: i64,
 }
 
 impl StreamQuery {

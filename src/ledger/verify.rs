@@ -89,8 +89,7 @@ pub async fn verify(
             events += 1;
         }
         progress(batch_events);
-        if batch.len() < usize::try_from(EVENTS_AT_ONCE).unwrap_or_default() || at >= head.position
-        {
+        if batch.is_empty() || at >= head.position {
             break;
         }
     }

@@ -107,6 +107,7 @@ impl Projections {
             after: None,
             until,
             limit: 0,
+            bytes_max: 0,
         };
         let mut tasks = tokio::task::JoinSet::new();
         let storage = std::sync::Arc::clone(&self.inner.storage);

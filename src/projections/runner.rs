@@ -211,6 +211,7 @@ impl Follower {
                 self.room
                     .metrics
                     .projection_events(projection.name(), events);
+                let has_more = to.position < to.head;
                 let events = i64::try_from(events).unwrap_or(i64::MAX);
                 let next = match mode {
                     Mode::Normal => Mode::Normal,
@@ -223,7 +224,7 @@ impl Follower {
                     },
                 };
                 self.modes.insert(projection, next);
-                matches!(next, Mode::Careful { .. }) || events == STEP_EVENTS_MAX
+                matches!(next, Mode::Careful { .. }) || has_more
             }
             Outcome::Stopped { at, why } => {
                 let looked_closely = !matches!(mode, Mode::Normal);

@@ -1,7 +1,7 @@
 //! One step of the projections in one partition: the next events in, rows and checkpoints out, in
 //! one transaction. So every event is in the tables exactly once, however often a step is begun.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::changes::Changes;
@@ -10,11 +10,20 @@ use super::store::{Checkpoint, Place, Store, Transaction, Turn};
 use super::stream::{Stream, Unreadable};
 use crate::domain::ids::{StreamId, TenantId};
 use crate::domain::precedence::PrecedenceRule;
-use crate::ledger::record::{Partition, PlainEvent, Position, RecordedEvent, StreamKey};
-use crate::ledger::storage::{Storage, StorageError};
+use crate::ledger::record::{
+    Partition, PlainEvent, Position, RecordedEvent, StreamEvent, StreamKey,
+};
+use crate::ledger::storage::{LOG_BYTES_MAX, Storage, StorageError};
 
 /// Most events in one step: enough to spread the cost of a transaction, few enough to stay quick.
 pub const STEP_EVENTS_MAX: i64 = 1000;
+/// Most bytes of data that are read of what streams had before: at 1 KiB an event, several events
+/// for each stream of a step. One stream is read whole, however large it is.
+const STREAMS_BYTES_MAX: i64 = 16 * 1024 * 1024;
+/// Larger events may have filled a read of the log alone.
+const ONE_EVENT_BYTES_MAX: usize = 1024 * 1024;
+#[expect(clippy::cast_possible_wrap, reason = "it is small")]
+const _: () = assert!((ONE_EVENT_BYTES_MAX as i64) < LOG_BYTES_MAX);
 /// Streams folded before others on this thread get their turn.
 const STREAMS_AT_ONCE: usize = 50;
 
@@ -259,7 +268,11 @@ impl Stepper {
             if !is_same {
                 return Ok(Read::Fork);
             }
-            log.remove(0);
+            let known = log.remove(0);
+            // So large an event leaves no room for those after it.
+            if log.is_empty() && known.data.len() >= ONE_EVENT_BYTES_MAX {
+                log = self.storage.log(partition, after, events_max).await?;
+            }
         }
         if log.is_empty() {
             return Ok(Read::Nothing);
@@ -267,7 +280,8 @@ impl Stepper {
         Ok(Read::Batch(self.load(partition, after, log).await?))
     }
 
-    /// The streams of some events that follow each other, each from its beginning.
+    /// The streams of some events that follow each other, each from its beginning. Where streams
+    /// are large, those of the first of these events.
     ///
     /// # Errors
     ///
@@ -277,56 +291,33 @@ impl Stepper {
         &self,
         partition: Partition,
         after: Position,
-        log: Vec<RecordedEvent>,
+        mut log: Vec<RecordedEvent>,
     ) -> Result<Batch, StorageError> {
+        let earlier = self.earlier(partition, after, &log).await?;
+        if let Some(missing) = log.iter().position(|event| earlier.lacks(event)) {
+            log.truncate(missing);
+        }
         let events = log.len();
         let end = log.last().map_or(after, |last| last.position);
         let end_hash = log.last().map(|last| last.hash.clone()).unwrap_or_default();
         let mut index: HashMap<(String, StreamId), usize> = HashMap::new();
         let mut streams: Vec<Loaded> = Vec::new();
+        let mut known = earlier.streams;
         for event in log {
-            let event: crate::ledger::record::StreamEvent = event.into();
+            let event: StreamEvent = event.into();
             let place = *index
                 .entry((event.tenant_id.clone(), event.stream_id))
-                .or_insert_with(|| {
+                .or_insert_with_key(|key| {
+                    let events = known.remove(key).unwrap_or_default();
                     streams.push(Loaded {
                         tenant_id: event.tenant_id,
                         stream_id: event.stream_id,
-                        events: Vec::new(),
-                        before: 0,
+                        before: events.len(),
+                        events,
                     });
                     streams.len() - 1
                 });
             streams[place].events.push(event.event);
-        }
-        let begun_before: Vec<StreamKey> = streams
-            .iter()
-            .filter(|stream| {
-                stream
-                    .events
-                    .first()
-                    .is_some_and(|first| first.sequence.0 > 1)
-            })
-            .map(|stream| stream.key(partition))
-            .collect::<Result<_, _>>()?;
-        if !begun_before.is_empty() {
-            let mut earlier: HashMap<(String, StreamId), Vec<PlainEvent>> = HashMap::new();
-            for event in self.storage.streams(&begun_before).await? {
-                if event.position <= after {
-                    let event: crate::ledger::record::StreamEvent = event.into();
-                    earlier
-                        .entry((event.tenant_id, event.stream_id))
-                        .or_default()
-                        .push(event.event);
-                }
-            }
-            for (place, mut events) in earlier {
-                if let Some(stream) = index.get(&place).map(|index| &mut streams[*index]) {
-                    stream.before = events.len();
-                    events.append(&mut stream.events);
-                    stream.events = events;
-                }
-            }
         }
         for stream in &streams {
             stream.check()?;
@@ -339,6 +330,99 @@ impl Stepper {
             events,
         })
     }
+
+    /// What the streams of some events had before: of as many streams as fit, but at least those of
+    /// the first event.
+    async fn earlier(
+        &self,
+        partition: Partition,
+        after: Position,
+        log: &[RecordedEvent],
+    ) -> Result<Earlier, StorageError> {
+        let mut seen = HashSet::new();
+        let begun_before: Vec<StreamKey> = log
+            .iter()
+            .filter(|event| seen.insert((event.tenant_id.as_str(), event.stream_id)))
+            .filter(|event| event.sequence.0 > 1)
+            .map(|event| key(partition, event))
+            .collect::<Result<_, _>>()?;
+        let mut earlier = Earlier::default();
+        let Some(first) = begun_before.first() else {
+            return Ok(earlier);
+        };
+        let page = self
+            .storage
+            .streams_within(&begun_before, STREAMS_BYTES_MAX)
+            .await?;
+        earlier.add(page.events, after);
+        if page.is_cut {
+            // Whichever streams the page ends in: those it lacks wait for the next step.
+            earlier.lacking = begun_before
+                .iter()
+                .filter(|stream| !earlier.has(stream, log))
+                .map(|stream| (stream.tenant_id.to_string(), stream.stream_id))
+                .collect();
+            let first_place = (first.tenant_id.to_string(), first.stream_id);
+            if earlier.lacking.remove(&first_place) {
+                let whole = self.storage.streams(std::slice::from_ref(first)).await?;
+                earlier.streams.remove(&first_place);
+                earlier.add(whole, after);
+            }
+        }
+        Ok(earlier)
+    }
+}
+
+/// What streams had before some events.
+#[derive(Default)]
+struct Earlier {
+    streams: HashMap<(String, StreamId), Vec<PlainEvent>>,
+    /// Those that had more than was read.
+    lacking: HashSet<(String, StreamId)>,
+}
+
+impl Earlier {
+    fn add(&mut self, events: Vec<RecordedEvent>, until: Position) {
+        for event in events {
+            if event.position <= until {
+                let event: StreamEvent = event.into();
+                self.streams
+                    .entry((event.tenant_id, event.stream_id))
+                    .or_default()
+                    .push(event.event);
+            }
+        }
+    }
+
+    /// Whether it has everything of a stream up to where `log` goes on with it.
+    fn has(&self, stream: &StreamKey, log: &[RecordedEvent]) -> bool {
+        let next = log.iter().find(|event| {
+            event.stream_id == stream.stream_id && event.tenant_id == stream.tenant_id.as_str()
+        });
+        let place = (stream.tenant_id.to_string(), stream.stream_id);
+        let read = self.streams.get(&place).map_or(0, Vec::len);
+        // Sequences begin at 1. A gap is found when the stream is read whole.
+        next.is_some_and(|next| i64::try_from(read).is_ok_and(|read| read + 1 == next.sequence.0))
+    }
+
+    fn lacks(&self, event: &RecordedEvent) -> bool {
+        !self.lacking.is_empty()
+            && self
+                .lacking
+                .contains(&(event.tenant_id.clone(), event.stream_id))
+    }
+}
+
+fn key(partition: Partition, event: &RecordedEvent) -> Result<StreamKey, StorageError> {
+    let tenant_id = TenantId::new(&event.tenant_id).map_err(|_| StorageError::Damaged {
+        table: "events",
+        detail: format!("a tenant called `{}`", event.tenant_id),
+    })?;
+    Ok(StreamKey {
+        partition,
+        tenant_id,
+        stream_id: event.stream_id,
+    })
 }
 
 impl Loaded {
@@ -359,18 +443,6 @@ impl Loaded {
                 ),
             }),
         }
-    }
-
-    fn key(&self, partition: Partition) -> Result<StreamKey, StorageError> {
-        let tenant_id = TenantId::new(&self.tenant_id).map_err(|_| StorageError::Damaged {
-            table: "events",
-            detail: format!("a tenant called `{}`", self.tenant_id),
-        })?;
-        Ok(StreamKey {
-            partition,
-            tenant_id,
-            stream_id: self.stream_id,
-        })
     }
 }
 

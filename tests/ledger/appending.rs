@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use notification_ledger::domain::event::{Fact, names};
-use notification_ledger::domain::ids::{EventId, Sequence, TenantId};
+use notification_ledger::domain::ids::{EventId, Sequence, StreamId, TenantId};
 use notification_ledger::domain::integration::{Change, Integration, IntegrationCommand};
 use notification_ledger::domain::notification::{Action, Notification, Refusal};
 use notification_ledger::domain::time::Timestamp;
 use notification_ledger::ledger::record::{Partition, Position, Provenance, RecordedEvent};
-use notification_ledger::ledger::storage::LogQuery;
+use notification_ledger::ledger::storage::{LOG_BYTES_MAX, LogQuery, StreamQuery};
 use notification_ledger::ledger::{CommandError, Until};
 
 use crate::client::{Client, EVERYTHING, checked_record, queue, request, request_for, said, sent};
@@ -22,6 +22,8 @@ on_each_storage!("current_thread":
     one_id_in_two_tenants_is_two_streams,
     a_tenants_log_gives_what_is_asked_for,
     a_log_is_read_page_by_page,
+    a_log_of_large_events_is_read_in_pieces,
+    pages_end_at_their_bounds,
     an_unknown_stream_is_empty,
     single_events_are_found_by_their_places,
     the_ids_in_a_report_lead_to_its_stream,
@@ -209,10 +211,11 @@ async fn a_tenants_log_gives_what_is_asked_for(place: &Place) {
         from: Timestamp::MIN,
         to: Timestamp::MAX,
         limit: 100,
+        bytes_max: 1_000_000,
     };
     let positions = async |query: LogQuery| {
-        let events = acme.ledger.tenant_log(&query).await.unwrap();
-        events
+        let page = acme.ledger.tenant_log(&query).await.unwrap();
+        page.events
             .iter()
             .map(|event| event.position.0)
             .collect::<Vec<_>>()
@@ -306,6 +309,130 @@ async fn a_log_is_read_page_by_page(place: &Place) {
     assert_eq!(page(2, 2).await, [3, 4]);
     assert_eq!(page(4, 2).await, [5]);
     assert!(page(5, 2).await.is_empty());
+}
+
+/// So many notifications with one large report each.
+async fn large(client: &Client, count: usize, bytes: usize) -> Vec<StreamId> {
+    let mut streams = Vec::new();
+    for number in 0..count {
+        let stream = client.requested().await;
+        let secret = format!(r#"{{"raw":"{}"}}"#, "x".repeat(bytes));
+        let report = sent(&format!("sg-{number}"));
+        client.confide(stream, report, &secret).await.unwrap();
+        streams.push(stream);
+    }
+    streams
+}
+
+fn bytes(events: &[RecordedEvent]) -> usize {
+    events.iter().map(|event| event.data.len()).sum()
+}
+
+async fn a_log_of_large_events_is_read_in_pieces(place: &Place) {
+    let client = Client::of(place);
+    let count = 8;
+    large(&client, count, 1024 * 1024).await;
+    let log_bytes_max = usize::try_from(LOG_BYTES_MAX).unwrap();
+
+    let mut positions = Vec::new();
+    let mut pages = 0;
+    loop {
+        let after = positions.last().copied().unwrap_or_default();
+        let page = place
+            .storage
+            .log(Partition(0), Position(after), EVERYTHING)
+            .await
+            .unwrap();
+        let Some((_, all_but_last)) = page.split_last() else {
+            break;
+        };
+        assert!(bytes(all_but_last) < log_bytes_max);
+        pages += 1;
+        positions.extend(page.iter().map(|event| event.position.0));
+    }
+
+    assert_eq!(pages, 2);
+    let end = i64::try_from(2 * count).unwrap();
+    assert!(positions.into_iter().eq(1..=end));
+    checked_record(place).await;
+}
+
+async fn pages_end_at_their_bounds(place: &Place) {
+    const ROOM: i64 = 10_000;
+    let client = Client::of(place);
+    let neighbour = client.clone().for_tenant("globex", 0);
+    // Each report takes more than half of the room.
+    let streams = large(&client, 3, 6_000).await;
+    neighbour.requested().await;
+    let everything = LogQuery {
+        partition: Partition(0),
+        tenant_id: TenantId::new("acme").unwrap(),
+        after: Position(0),
+        until: Position(EVERYTHING),
+        event_types: vec![],
+        subscriber_ids: vec![],
+        from: Timestamp::MIN,
+        to: Timestamp::MAX,
+        limit: 100,
+        bytes_max: ROOM,
+    };
+    let tenants_page = async |after, limit, bytes_max| {
+        let query = LogQuery {
+            after: Position(after),
+            limit,
+            bytes_max,
+            ..everything.clone()
+        };
+        let page = client.ledger.tenant_log(&query).await.unwrap();
+        let positions = page.events.iter().map(|event| event.position.0);
+        (positions.collect::<Vec<_>>(), page.is_cut)
+    };
+    assert_eq!(tenants_page(0, 100, ROOM).await, (vec![1, 2, 3, 4], true));
+    assert_eq!(tenants_page(4, 100, ROOM).await, (vec![5, 6], false));
+    assert_eq!(tenants_page(6, 100, ROOM).await, (vec![], false));
+    assert_eq!(tenants_page(0, 3, ROOM).await, (vec![1, 2, 3], true));
+    // There is always one.
+    assert_eq!(tenants_page(1, 100, 1).await, (vec![2], true));
+
+    let streams_page =
+        async |tenant_id: Option<&str>, after: Option<StreamId>, limit, bytes_max| {
+            let query = StreamQuery {
+                partition: Partition(0),
+                tenant_id: tenant_id.map(|tenant_id| TenantId::new(tenant_id).unwrap()),
+                after: after.map(|stream| ("acme".to_owned(), stream)),
+                until: Position(EVERYTHING),
+                limit,
+                bytes_max,
+            };
+            let page = place.storage.by_stream(&query).await.unwrap();
+            let positions = page.events.iter().map(|event| event.event.position.0);
+            (positions.collect::<Vec<_>>(), page.is_cut)
+        };
+    for tenant_id in [None, Some("acme")] {
+        let page = async |after, limit, bytes| streams_page(tenant_id, after, limit, bytes).await;
+        assert_eq!(page(None, 100, ROOM).await, (vec![1, 2, 3, 4], true));
+        assert_eq!(page(None, 100, 1).await, (vec![1], true));
+        assert_eq!(page(None, 3, ROOM).await, (vec![1, 2, 3], true));
+        assert_eq!(page(Some(streams[0]), 100, 1).await, (vec![3], true));
+    }
+    let last = streams.last().copied();
+    assert_eq!(
+        streams_page(Some("acme"), last, 100, 1).await,
+        (vec![], false)
+    );
+    assert_eq!(streams_page(None, last, 100, ROOM).await, (vec![7], false));
+
+    let keys: Vec<_> = streams.iter().map(|stream| client.key(*stream)).collect();
+    let within = async |bytes_max| {
+        let storage = place.storage.as_ref();
+        let page = storage.streams_within(&keys, bytes_max).await.unwrap();
+        let mut positions: Vec<_> = page.events.iter().map(|event| event.position.0).collect();
+        positions.sort_unstable();
+        (positions, page.is_cut)
+    };
+    assert_eq!(within(1_000_000).await, (vec![1, 2, 3, 4, 5, 6], false));
+    assert_eq!(within(ROOM).await, (vec![1, 2, 3, 4], true));
+    assert_eq!(within(1).await, (vec![1], true));
 }
 
 async fn an_unknown_stream_is_empty(place: &Place) {

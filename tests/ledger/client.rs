@@ -17,6 +17,7 @@ use notification_ledger::ledger::record::{
     Actor, ActorKind, Partition, Position, Provenance, RecordedEvent, Source, StreamKey,
     TenantPlace,
 };
+use notification_ledger::ledger::storage::Storage;
 use notification_ledger::ledger::verify::verify;
 use notification_ledger::ledger::{
     CommandError, Done, Idempotency, Ledger, Loaded, Options, Order, Until,
@@ -212,15 +213,24 @@ pub(crate) fn said(fact: Fact, provider_message_id: &str, delivery_id: Option<&s
     }
 }
 
+/// One partition's events, page after page.
+pub(crate) async fn whole_log(storage: &dyn Storage, partition: Partition) -> Vec<RecordedEvent> {
+    let mut log: Vec<RecordedEvent> = Vec::new();
+    loop {
+        let after = log.last().map_or(Position(0), |event| event.position);
+        let page = storage.log(partition, after, EVERYTHING).await.unwrap();
+        if page.is_empty() {
+            return log;
+        }
+        log.extend(page);
+    }
+}
+
 /// The whole record, partition by partition, after the checks that any record must pass.
 pub(crate) async fn checked_record(place: &Place) -> Vec<RecordedEvent> {
     let mut record = Vec::new();
     for head in place.storage.heads().await.unwrap() {
-        let log = place
-            .storage
-            .log(head.partition, Position(0), EVERYTHING)
-            .await
-            .unwrap();
+        let log = whole_log(place.storage.as_ref(), head.partition).await;
         for (event, position) in log.iter().zip(1..) {
             assert_eq!(event.position, Position(position), "positions have no gaps");
         }

@@ -11,7 +11,7 @@ use notification_ledger::ledger::record::{
 };
 use notification_ledger::ledger::storage::{
     BatchWriter, BrokenStream, DataKeyPlace, Found, IdempotencyPlace, IdempotencyRecord, LogQuery,
-    Storage, StorageError, StoredDataKey, StreamQuery, SubscriberStreams,
+    Page, Storage, StorageError, StoredDataKey, StreamQuery, SubscriberStreams,
 };
 
 /// Events with this correlation id are refused, as a database refuses rows.
@@ -141,6 +141,14 @@ impl Storage for FaultyStorage {
         self.inner.streams(streams).await
     }
 
+    async fn streams_within(
+        &self,
+        streams: &[StreamKey],
+        bytes_max: i64,
+    ) -> Result<Page<RecordedEvent>, StorageError> {
+        self.inner.streams_within(streams, bytes_max).await
+    }
+
     async fn events_at(
         &self,
         places: &[(StreamKey, Sequence)],
@@ -157,11 +165,11 @@ impl Storage for FaultyStorage {
         self.inner.log(partition, after, limit).await
     }
 
-    async fn tenant_log(&self, query: &LogQuery) -> Result<Vec<RecordedEvent>, StorageError> {
+    async fn tenant_log(&self, query: &LogQuery) -> Result<Page<RecordedEvent>, StorageError> {
         self.inner.tenant_log(query).await
     }
 
-    async fn by_stream(&self, query: &StreamQuery) -> Result<Vec<StreamEvent>, StorageError> {
+    async fn by_stream(&self, query: &StreamQuery) -> Result<Page<StreamEvent>, StorageError> {
         self.inner.by_stream(query).await
     }
 

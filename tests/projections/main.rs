@@ -46,6 +46,7 @@ mod full;
 mod interrupted;
 mod killed;
 mod printed;
+mod large;
 mod process;
 mod rebuilt;
 mod rules;

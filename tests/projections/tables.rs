@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use notification_ledger::domain::ids::StreamId;
 use notification_ledger::domain::precedence::PrecedenceRule;
-use notification_ledger::ledger::record::{Partition, PlainEvent, Position, StreamEvent};
+use notification_ledger::ledger::record::{Partition, PlainEvent, StreamEvent};
 use notification_ledger::ledger::storage::Storage;
 use notification_ledger::projections::Projection;
 use notification_ledger::projections::changes::Sums;
@@ -15,7 +15,7 @@ use notification_ledger::projections::stream::Stream;
 use notification_ledger::projections::table::{Cell, Rows, Table, Writing};
 use notification_ledger::projections::timeline::TIMELINE;
 
-use crate::client::EVERYTHING;
+use crate::client::whole_log;
 
 /// Rows that a failing test shows of each kind.
 const SHOWN: usize = 4;
@@ -107,10 +107,7 @@ type Place = (Partition, String, StreamId);
 async fn whole_streams(storage: &dyn Storage) -> BTreeMap<Place, Vec<PlainEvent>> {
     let mut streams: BTreeMap<Place, Vec<PlainEvent>> = BTreeMap::new();
     for head in storage.heads().await.unwrap() {
-        let log = storage
-            .log(head.partition, Position(0), EVERYTHING)
-            .await
-            .unwrap();
+        let log = whole_log(storage, head.partition).await;
         assert_eq!(
             i64::try_from(log.len()).unwrap(),
             head.position.0,

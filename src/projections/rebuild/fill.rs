@@ -21,9 +21,13 @@ use crate::ledger::storage::{StorageError, StreamQuery};
 /// Events in a page. At about 1 KiB each, with one page being read and one being written, this
 /// keeps memory well below 100 MB.
 const PAGE_EVENTS: i64 = 5_000;
+/// Bytes of data in a page, where events are larger than that; its last event may go beyond.
+const PAGE_BYTES: i64 = 16 * 1024 * 1024;
 /// Events written in one transaction: so many that what every transaction costs does not count. At
 /// about 500 bytes each this takes 16 MB.
 const LOAD_EVENTS: usize = 32_000;
+/// The same where events are larger: bytes of data, of which rows take a part.
+const LOAD_BYTES: usize = 64 * 1024 * 1024;
 /// Streams folded before others on this thread get their turn.
 const STREAMS_AT_ONCE: usize = 50;
 
@@ -46,19 +50,18 @@ pub(crate) fn read_ahead(
     tasks: &mut tokio::task::JoinSet<()>,
 ) -> Pages {
     let (sender, pages) = mpsc::channel(1);
-    query.limit = PAGE_EVENTS;
+    (query.limit, query.bytes_max) = (PAGE_EVENTS, PAGE_BYTES);
     tasks.spawn(async move {
         loop {
             let page = storage.by_stream(&query).await;
             let (streams, is_last) = match page {
-                Ok(events) => {
-                    let is_last = i64::try_from(events.len()).unwrap_or(i64::MAX) < query.limit;
-                    let mut streams = grouped(events);
-                    // The last stream of a full page may go on in the next.
-                    if !is_last {
+                Ok(page) => {
+                    let mut streams = grouped(page.events);
+                    // The last stream of a page that is cut may go on in the next.
+                    if page.is_cut {
                         streams.pop();
                     }
-                    (streams, is_last)
+                    (streams, !page.is_cut)
                 }
                 Err(error) => {
                     let _ = sender.send(Err(error)).await;
@@ -67,10 +70,10 @@ pub(crate) fn read_ahead(
             };
             if let Some(last) = streams.last() {
                 query.after = Some((last.tenant_id.clone(), last.stream_id));
-                query.limit = PAGE_EVENTS;
+                (query.limit, query.bytes_max) = (PAGE_EVENTS, PAGE_BYTES);
             } else if !is_last {
                 // One stream fills the page and more.
-                query.limit *= 2;
+                (query.limit, query.bytes_max) = (query.limit * 2, query.bytes_max * 2);
                 continue;
             }
             if sender.send(Ok(streams)).await.is_err() || is_last {
@@ -132,12 +135,13 @@ pub(super) async fn fill(worker: &Worker, part: &mut Part) -> Result<(), Interru
         after: part.after.clone(),
         until: part.target,
         limit: PAGE_EVENTS,
+        bytes_max: PAGE_BYTES,
     };
     let mut pages = read_ahead(worker.storage(), query, &mut tasks);
     let mut load = Load::new(worker);
     while let Some(page) = pages.recv().await {
         load.add(part.partition, &page?).await?;
-        if load.events >= LOAD_EVENTS {
+        if load.events >= LOAD_EVENTS || load.bytes >= LOAD_BYTES {
             write(worker, part, &mut load).await?;
         }
     }
@@ -167,7 +171,7 @@ async fn write(worker: &Worker, part: &mut Part, load: &mut Load) -> Result<(), 
     }
     worker.save(&mut transaction, part).await?;
     transaction.commit().await?;
-    load.events = 0;
+    (load.events, load.bytes) = (0, 0);
     Ok(())
 }
 
@@ -178,6 +182,8 @@ struct Load {
     sheets: Vec<Sheet>,
     projections: Vec<Projection>,
     events: usize,
+    /// Of their data.
+    bytes: usize,
     last: Option<(String, StreamId)>,
 }
 
@@ -208,6 +214,7 @@ impl Load {
             sheets,
             projections,
             events: 0,
+            bytes: 0,
             last: None,
         }
     }
@@ -230,7 +237,14 @@ impl Load {
             }
             tokio::task::yield_now().await;
         }
-        self.events += page.iter().map(|stream| stream.events.len()).sum::<usize>();
+        for stream in page {
+            self.events += stream.events.len();
+            self.bytes += stream
+                .events
+                .iter()
+                .map(|event| event.data.len())
+                .sum::<usize>();
+        }
         if let Some(last) = page.last() {
             self.last = Some((last.tenant_id.clone(), last.stream_id));
         }
