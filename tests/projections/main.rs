@@ -50,6 +50,7 @@ mod large;
 mod process;
 mod rebuilt;
 mod rules;
+mod starting;
 mod storm;
 mod tables;
 mod trouble;

@@ -127,12 +127,14 @@ macro_rules! columns {
     };
 }
 
-// Projections that are new get their rows; those that have them keep them.
+// Projections that are new get their rows; those that have them keep them. In order, so that of
+// several who do this at once none waits for one who waits for it.
 const ADD: &str = "
     INSERT INTO projection_checkpoints (partition, projection, version, position, hash, epoch)
     SELECT partition, $1, $2, 0, $3, epoch
     FROM partition_heads
     WHERE TRUE
+    ORDER BY partition
     ON CONFLICT (partition, projection) DO NOTHING";
 
 const READ: &str = concat!(
