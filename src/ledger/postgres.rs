@@ -388,7 +388,7 @@ impl Storage for PostgresStorage {
         let mut transaction = self.pool.begin_with(ALONG_THE_INDEX).await?;
         let (tenant_id, stream_id, sequence) = query.begins_after();
         // Row by row, so that memory does not hold the whole page twice.
-        let read: Vec<(StreamEvent, i64)> = sqlx::query(
+        let mut rows = sqlx::query(
             query
                 .tenant_id
                 .as_ref()
@@ -401,16 +401,15 @@ impl Storage for PostgresStorage {
         .bind(query.until.0)
         .bind(query.limit)
         .bind(query.bytes_max)
-        .try_map(|row: PgRow| {
-            let bytes = row.try_get(BYTES)?;
-            Ok((stream_event!(row), bytes))
-        })
-        .fetch_all(&mut *transaction)
-        .await?;
+        .fetch(&mut *transaction);
+        let (mut events, mut bytes) = (Vec::new(), None);
+        while let Some(row) = rows.try_next().await? {
+            events.push(stream_event!(&row));
+            bytes = row.try_get(BYTES)?;
+        }
+        drop(rows);
         transaction.rollback().await?;
-        let bytes = read.last().map(|(_, bytes)| *bytes);
-        let is_cut = is_cut(read.len(), bytes, query.limit, query.bytes_max);
-        let events = read.into_iter().map(|(event, _)| event).collect();
+        let is_cut = is_cut(events.len(), bytes, query.limit, query.bytes_max);
         Ok(Page { events, is_cut })
     }
 

@@ -1,5 +1,7 @@
 //! Rows to values, for both databases: the columns are the same, only the row types differ.
 
+use sqlx::{Column, ColumnIndex, Decode, Row, Type};
+
 use super::record::Hash;
 use super::storage::StorageError;
 
@@ -17,38 +19,30 @@ macro_rules! event_columns {
 
 macro_rules! recorded_event {
     ($row:expr) => {{
-        use sqlx::Row as _;
+        use $crate::ledger::rows::{json_text, value};
         let row = $row;
         $crate::ledger::record::RecordedEvent {
-            partition: $crate::ledger::record::Partition(row.try_get(0)?),
-            position: $crate::ledger::record::Position(row.try_get(1)?),
-            tenant_id: row.try_get(2)?,
-            stream_id: $crate::domain::ids::StreamId(row.try_get(3)?),
-            sequence: $crate::domain::ids::Sequence(row.try_get(4)?),
-            event_id: $crate::domain::ids::EventId(row.try_get(5)?),
-            event_type: row.try_get(6)?,
-            schema_version: row.try_get(7)?,
-            occurred_at: row.try_get(8)?,
-            recorded_at: row.try_get(9)?,
-            actor_kind: row.try_get(10)?,
-            actor_id: row.try_get(11)?,
-            source: row.try_get(12)?,
-            correlation_id: row.try_get(13)?,
-            causation_id: row.try_get(14)?,
-            traceparent: row.try_get(15)?,
-            subscriber_id: row.try_get(16)?,
-            data: $crate::ledger::rows::json_text!(row, 17),
-            hash: row.try_get(18)?,
+            partition: $crate::ledger::record::Partition(value(row, "events", 0)?),
+            position: $crate::ledger::record::Position(value(row, "events", 1)?),
+            tenant_id: value(row, "events", 2)?,
+            stream_id: $crate::domain::ids::StreamId(value(row, "events", 3)?),
+            sequence: $crate::domain::ids::Sequence(value(row, "events", 4)?),
+            event_id: $crate::domain::ids::EventId(value(row, "events", 5)?),
+            event_type: value(row, "events", 6)?,
+            schema_version: value(row, "events", 7)?,
+            occurred_at: value(row, "events", 8)?,
+            recorded_at: value(row, "events", 9)?,
+            actor_kind: value(row, "events", 10)?,
+            actor_id: value(row, "events", 11)?,
+            source: value(row, "events", 12)?,
+            correlation_id: value(row, "events", 13)?,
+            causation_id: value(row, "events", 14)?,
+            traceparent: value(row, "events", 15)?,
+            subscriber_id: value(row, "events", 16)?,
+            data: json_text(row, "events", 17)?,
+            hash: value(row, "events", 18)?,
         }
     }};
-}
-
-/// JSON as its text. Both databases hand it out as it was stored, byte for byte; the column's type
-/// is not asked for, because it has another name in each, and a cast would copy every text.
-macro_rules! json_text {
-    ($row:expr, $index:expr) => {
-        $row.try_get_unchecked($index)?
-    };
 }
 
 /// The columns of [`stream_event!`], in its order.
@@ -62,21 +56,23 @@ macro_rules! stream_event_columns {
 
 macro_rules! stream_event {
     ($row:expr) => {{
-        use sqlx::Row as _;
+        use $crate::ledger::rows::{json_text, value};
         let row = $row;
         $crate::ledger::record::StreamEvent {
-            tenant_id: row.try_get(0)?,
-            stream_id: $crate::domain::ids::StreamId(row.try_get(1)?),
+            tenant_id: value(row, "events", 0)?,
+            stream_id: $crate::domain::ids::StreamId(value(row, "events", 1)?),
             event: $crate::ledger::record::PlainEvent {
-                position: $crate::ledger::record::Position(row.try_get(2)?),
-                sequence: $crate::domain::ids::Sequence(row.try_get(3)?),
-                event_id: $crate::domain::ids::EventId(row.try_get(4)?),
-                event_type: $crate::ledger::record::PlainEvent::known_type(row.try_get(5)?),
-                schema_version: row.try_get(6)?,
-                occurred_at: row.try_get(7)?,
-                recorded_at: row.try_get(8)?,
-                subscriber_id: row.try_get(9)?,
-                data: $crate::ledger::rows::json_text!(row, 10),
+                position: $crate::ledger::record::Position(value(row, "events", 2)?),
+                sequence: $crate::domain::ids::Sequence(value(row, "events", 3)?),
+                event_id: $crate::domain::ids::EventId(value(row, "events", 4)?),
+                event_type: $crate::ledger::record::PlainEvent::known_type(value(
+                    row, "events", 5,
+                )?),
+                schema_version: value(row, "events", 6)?,
+                occurred_at: value(row, "events", 7)?,
+                recorded_at: value(row, "events", 8)?,
+                subscriber_id: value(row, "events", 9)?,
+                data: json_text(row, "events", 10)?,
             },
         }
     }};
@@ -84,32 +80,42 @@ macro_rules! stream_event {
 
 macro_rules! head {
     ($row:expr) => {{
-        use sqlx::Row as _;
+        use $crate::ledger::rows::value;
         let row = $row;
         $crate::ledger::record::Head {
-            partition: $crate::ledger::record::Partition(row.try_get(0)?),
-            position: $crate::ledger::record::Position(row.try_get(1)?),
-            hash: $crate::ledger::rows::hash("partition_heads", row.try_get(2)?)?,
-            epoch: row.try_get(3)?,
-            recorded_at: $crate::domain::time::Timestamp::from_micros_clamped(row.try_get(4)?),
+            partition: $crate::ledger::record::Partition(value(row, "partition_heads", 0)?),
+            position: $crate::ledger::record::Position(value(row, "partition_heads", 1)?),
+            hash: $crate::ledger::rows::hash("partition_heads", value(row, "partition_heads", 2)?)?,
+            epoch: value(row, "partition_heads", 3)?,
+            recorded_at: $crate::domain::time::Timestamp::from_micros_clamped(value(
+                row,
+                "partition_heads",
+                4,
+            )?),
         }
     }};
 }
 
 macro_rules! idempotency_record {
     ($row:expr) => {{
-        use sqlx::Row as _;
+        use $crate::ledger::rows::value;
         let row = $row;
-        let stream_id: Option<uuid::Uuid> = row.try_get(4)?;
-        let version: Option<i64> = row.try_get(5)?;
-        let appended: Option<i32> = row.try_get(6)?;
+        let stream_id: Option<uuid::Uuid> = value(row, "idempotency_keys", 4)?;
+        let version: Option<i64> = value(row, "idempotency_keys", 5)?;
+        let appended: Option<i32> = value(row, "idempotency_keys", 6)?;
         $crate::ledger::storage::IdempotencyRecord {
             place: $crate::ledger::storage::IdempotencyPlace {
-                partition: $crate::ledger::record::Partition(row.try_get(0)?),
-                tenant_id: $crate::ledger::rows::tenant("idempotency_keys", row.try_get(1)?)?,
-                key: row.try_get(2)?,
+                partition: $crate::ledger::record::Partition(value(row, "idempotency_keys", 0)?),
+                tenant_id: $crate::ledger::rows::tenant(
+                    "idempotency_keys",
+                    value(row, "idempotency_keys", 1)?,
+                )?,
+                key: value(row, "idempotency_keys", 2)?,
             },
-            fingerprint: $crate::ledger::rows::hash("idempotency_keys", row.try_get(3)?)?,
+            fingerprint: $crate::ledger::rows::hash(
+                "idempotency_keys",
+                value(row, "idempotency_keys", 3)?,
+            )?,
             command: stream_id.zip(version).map(|(stream_id, version)| {
                 (
                     $crate::domain::ids::StreamId(stream_id),
@@ -117,33 +123,85 @@ macro_rules! idempotency_record {
                     appended.unwrap_or_default(),
                 )
             }),
-            answer: row.try_get(7)?,
-            recorded_at: $crate::domain::time::Timestamp::from_micros_clamped(row.try_get(8)?),
+            answer: value(row, "idempotency_keys", 7)?,
+            recorded_at: $crate::domain::time::Timestamp::from_micros_clamped(value(
+                row,
+                "idempotency_keys",
+                8,
+            )?),
         }
     }};
 }
 
 macro_rules! stored_data_key {
     ($row:expr) => {{
-        use sqlx::Row as _;
+        use $crate::ledger::rows::value;
         let row = $row;
         $crate::ledger::storage::StoredDataKey {
             place: $crate::ledger::storage::DataKeyPlace {
-                partition: $crate::ledger::record::Partition(row.try_get(0)?),
-                tenant_id: $crate::ledger::rows::tenant("data_keys", row.try_get(1)?)?,
-                key_id: row.try_get(2)?,
+                partition: $crate::ledger::record::Partition(value(row, "data_keys", 0)?),
+                tenant_id: $crate::ledger::rows::tenant("data_keys", value(row, "data_keys", 1)?)?,
+                key_id: value(row, "data_keys", 2)?,
             },
-            wrapped_key: row.try_get(3)?,
-            created_at: $crate::domain::time::Timestamp::from_micros_clamped(row.try_get(4)?),
+            wrapped_key: value(row, "data_keys", 3)?,
+            created_at: $crate::domain::time::Timestamp::from_micros_clamped(value(
+                row,
+                "data_keys",
+                4,
+            )?),
         }
     }};
 }
 
 pub(crate) use head;
 pub(super) use {
-    event_columns, idempotency_record, json_text, recorded_event, stored_data_key, stream_event,
+    event_columns, idempotency_record, recorded_event, stored_data_key, stream_event,
     stream_event_columns,
 };
+
+/// A value of the type the code gave its column, or the row is damaged: SQLite keeps any value in
+/// any column, and either database's columns can be altered.
+pub(crate) fn value<'r, R, T>(
+    row: &'r R,
+    table: &'static str,
+    index: usize,
+) -> Result<T, StorageError>
+where
+    R: Row,
+    usize: ColumnIndex<R>,
+    T: Decode<'r, R::Database> + Type<R::Database>,
+{
+    row.try_get(index)
+        .map_err(|error| misread(row, table, index, error))
+}
+
+/// JSON as its text. Both databases hand it out as it was stored, byte for byte; the column's type
+/// is not asked for, because it has another name in each, and a cast would copy every text.
+pub(super) fn json_text<'r, R>(
+    row: &'r R,
+    table: &'static str,
+    index: usize,
+) -> Result<String, StorageError>
+where
+    R: Row,
+    usize: ColumnIndex<R>,
+    String: Decode<'r, R::Database>,
+{
+    row.try_get_unchecked(index)
+        .map_err(|error| misread(row, table, index, error))
+}
+
+fn misread<R: Row>(row: &R, table: &'static str, index: usize, error: sqlx::Error) -> StorageError {
+    let name = row.columns().get(index).map_or("?", Column::name);
+    let why = match error {
+        sqlx::Error::ColumnDecode { source, .. } => source.to_string(),
+        error => error.to_string(),
+    };
+    StorageError::Damaged {
+        table,
+        detail: format!("`{name}`: {why}"),
+    }
+}
 
 /// 32 bytes, or the row is damaged.
 pub(crate) fn hash(table: &'static str, bytes: Vec<u8>) -> Result<Hash, StorageError> {
@@ -168,10 +226,15 @@ pub(super) fn tenant(
 /// Sorts database errors by what can be done about them.
 impl From<sqlx::Error> for StorageError {
     fn from(error: sqlx::Error) -> Self {
-        if error.as_database_error().is_some_and(is_about_the_rows) {
-            Self::Rejected(Box::new(error))
-        } else {
-            Self::Unavailable(Box::new(error))
+        match error {
+            sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => Self::Damaged {
+                table: "some table",
+                detail: error.to_string(),
+            },
+            error if error.as_database_error().is_some_and(is_about_the_rows) => {
+                Self::Rejected(Box::new(error))
+            }
+            error => Self::Unavailable(Box::new(error)),
         }
     }
 }

@@ -6,9 +6,12 @@ use notification_ledger::domain::ids::{EventId, Sequence, StreamId};
 use notification_ledger::domain::sealing::Subject;
 use notification_ledger::ledger::batch::{self, AppendOutcome, AppendRequest, Plan, PlannedEvent};
 use notification_ledger::ledger::chain::{self, Link};
+use notification_ledger::ledger::database::Database;
 use notification_ledger::ledger::record::{Head, NewEvent, Partition, Position, StreamKey, Tip};
 use notification_ledger::ledger::sealing::place as key_place;
-use notification_ledger::ledger::storage::{IdempotencyPlace, StoredDataKey};
+use notification_ledger::ledger::storage::{
+    IdempotencyPlace, StorageError, StoredDataKey, StreamQuery,
+};
 use notification_ledger::ledger::verify::{Broken, Fault, Intact, verify};
 
 use crate::client::{Client, checked_record, request_for, sent};
@@ -25,6 +28,7 @@ on_each_database!("current_thread":
     a_stream_with_a_gap_is_found,
     a_part_of_the_record_can_be_verified,
     a_long_record_is_verified_to_its_end,
+    a_value_of_another_type_is_damage,
 );
 
 /// Six events in partition 0, in two streams by turns, and two in partition 1.
@@ -44,6 +48,63 @@ async fn recorded(place: &Place) -> Client {
     elsewhere.requested().await;
     elsewhere.requested().await;
     client
+}
+
+/// An outage would pass; this does not.
+async fn a_value_of_another_type_is_damage(place: &Place) {
+    recorded(place).await;
+    unprotected(place).await;
+    let damage = if place.is_postgres() {
+        "ALTER TABLE events ALTER COLUMN occurred_at TYPE text;
+        ALTER TABLE partition_heads ALTER COLUMN recorded_at TYPE text"
+    } else {
+        "UPDATE events SET occurred_at = 'noon' WHERE partition = 0 AND position = 3;
+        UPDATE partition_heads SET recorded_at = 'noon' WHERE partition = 0"
+    };
+    place.sql(damage).await.unwrap();
+
+    let log = place.storage.log(Partition(0), Position(0), 10).await;
+    let query = StreamQuery {
+        partition: Partition(0),
+        tenant_id: None,
+        after: None,
+        until: Position(10),
+        limit: 10,
+        bytes_max: 1_000_000,
+    };
+    let by_stream = place.storage.by_stream(&query).await;
+    let heads = place.storage.heads().await;
+    // Whatever is read without a table's name at hand.
+    let count: Result<i64, sqlx::Error> = match place.database() {
+        Database::Postgres { pool, .. } => {
+            let count = sqlx::query_scalar("SELECT 'noon'");
+            count.fetch_one(pool).await
+        }
+        Database::Sqlite { pool, .. } => {
+            let count = sqlx::query_scalar("SELECT 'noon'");
+            count.fetch_one(pool).await
+        }
+    };
+
+    for (read, named) in [
+        (
+            log.map(drop),
+            "a stored row of `events` is damaged: `occurred_at`: ",
+        ),
+        (
+            by_stream.map(drop),
+            "a stored row of `events` is damaged: `occurred_at`: ",
+        ),
+        (
+            heads.map(drop),
+            "a stored row of `partition_heads` is damaged: `recorded_at`: ",
+        ),
+        (count.map(drop).map_err(StorageError::from), "is damaged: "),
+    ] {
+        let error = read.unwrap_err();
+        assert!(matches!(error, StorageError::Damaged { .. }), "{error:?}");
+        assert!(error.to_string().contains(named), "{error}");
+    }
 }
 
 /// Lets the test change history, and go back to how it was.

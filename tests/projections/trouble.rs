@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::client::{Client, sent};
 use crate::process::{PATIENCE, Process, head, until};
-use crate::support::{Place, on_each_database, on_postgres};
+use crate::support::{Place, on_each_database, on_postgres, on_sqlite};
 use crate::tables::{assert_expected, assert_some_expected};
 
 on_each_database!("current_thread":
@@ -234,6 +234,18 @@ async fn a_tenant_that_can_not_be_stops_everybody(place: &Place) {
     let damage = "UPDATE events SET tenant_id = 'No Slug' WHERE partition = 0 AND position = 4";
     let repair = "UPDATE events SET tenant_id = 'acme' WHERE partition = 0 AND position = 4";
     damage_stops_everybody(place, damage, repair, "`No Slug`").await;
+}
+
+#[tokio::test]
+async fn a_value_of_another_type_stops_everybody() {
+    // PostgreSQL has none: its columns are of one type.
+    on_sqlite(async |place| {
+        let damage = "UPDATE events SET occurred_at = 'noon' WHERE partition = 0 AND position = 4";
+        let repair = "
+            UPDATE events SET occurred_at = recorded_at WHERE partition = 0 AND position = 4";
+        damage_stops_everybody(place, damage, repair, "`occurred_at`").await;
+    })
+    .await;
 }
 
 /// Makes a table refuse some rows. Returns what takes that back.
