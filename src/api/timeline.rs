@@ -1,6 +1,6 @@
 //! What happened at a tenant, to a subscriber or to a notification, in the order of what happened.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use axum::extract::State;
 use axum::response::Response;
@@ -17,17 +17,19 @@ use super::page::{Page, Place, cut};
 use super::request::{Caller, Parameters, parse_time};
 use super::schema::{self, EventType, Moment, Name};
 use super::state::ApiState;
-use super::view::{self, About, ActorView};
+use super::view::{self, About, ActorView, Known};
 use crate::domain::event::names;
 use crate::domain::ids::{Sequence, StreamId};
+use crate::domain::notification::Notification;
 use crate::domain::time::Timestamp;
-use crate::ledger::record::{LedgerPosition, Position, RecordedEvent, StreamKey, TenantPlace};
+use crate::ledger::record::{LedgerPosition, Position, RecordedEvent, TenantPlace};
+use crate::ledger::recordable;
 use crate::ledger::registry::Scope;
 use crate::problem::Problem;
 use crate::projections::Projection;
 use crate::projections::timeline::query::{self, Found, Order, Wanted};
 
-/// Events that are read in one statement: each may have a megabyte of sealed text.
+/// Notifications, or other events, that are read together: each may have a megabyte of sealed text.
 const TOGETHER: usize = 20;
 
 /// Query of `GET /v1/timeline`.
@@ -88,9 +90,10 @@ pub struct TimelineView {
     pub source: String,
     #[schema(required)]
     pub subscriber_id: Option<String>,
-    /// As far as the event itself says.
+    /// As far as it was known when this was recorded.
     #[schema(required)]
     pub workflow_id: Option<String>,
+    /// Of the message this is about, as far as it was known when this was recorded.
     #[schema(required)]
     pub channel: Option<String>,
     /// One line for a person. Programs should read the event instead: the wording may change.
@@ -170,10 +173,7 @@ pub async fn list(
         };
         list.cursor(&state.master, &mark)
     });
-    let mut data = Vec::with_capacity(rows.len());
-    for rows in rows.chunks(TOGETHER) {
-        data.extend(show(&state, tenant, rows).await?);
-    }
+    let data = show(&state, tenant, &rows).await?;
     list_response(&Page { data, next_cursor }, reached)
 }
 
@@ -232,32 +232,85 @@ fn moment(state: &ApiState, tenant: &TenantPlace, text: &str) -> Result<At, &'st
     }
 }
 
+/// The entries of a page, in its order. Each notification is read once, whole: what was known by an
+/// event is what its events up to there say.
 async fn show(
     state: &ApiState,
     tenant: &TenantPlace,
     rows: &[Found],
 ) -> Result<Vec<TimelineView>, Problem> {
-    let places: Vec<(StreamKey, Sequence)> = rows
+    let mut streams: BTreeMap<StreamId, Vec<&Found>> = BTreeMap::new();
+    let mut others = Vec::new();
+    for row in rows {
+        if row.is_about_a_notification {
+            streams.entry(row.stream_id).or_default().push(row);
+        } else {
+            others.push((tenant.stream(row.stream_id), row.sequence));
+        }
+    }
+    let mut found = HashMap::new();
+    let streams: Vec<_> = streams.into_iter().collect();
+    for streams in streams.chunks(TOGETHER) {
+        let read = streams.iter().map(|(stream_id, _)| async move {
+            let events = state.ledger.stream(&tenant.stream(*stream_id)).await?;
+            Ok::<_, Problem>(events)
+        });
+        for (events, (_, rows)) in try_join_all(read).await?.iter().zip(streams) {
+            let wanted = known(events, rows);
+            found.extend(entries(state, tenant, wanted).await?);
+        }
+    }
+    for places in others.chunks(TOGETHER) {
+        let events = state.ledger.events_at(places).await?;
+        let wanted = events.iter().map(|event| (event, Known::default()));
+        found.extend(entries(state, tenant, wanted.collect()).await?);
+    }
+    let shown = rows.iter().filter_map(|row| {
+        let mut entry = found.remove(&row.place.position)?;
+        entry.subscriber_id.clone_from(&row.subscriber_id);
+        Some(entry)
+    });
+    Ok(shown.collect())
+}
+
+/// Those of a notification's events that a page shows, and what was known by them.
+fn known<'a>(events: &'a [RecordedEvent], rows: &[&Found]) -> Vec<(&'a RecordedEvent, Known)> {
+    let wanted: HashSet<Sequence> = rows.iter().map(|row| row.sequence).collect();
+    let last = rows.iter().map(|row| row.sequence).max();
+    let end = events.partition_point(|event| Some(event.sequence) <= last);
+    let mut shown = Vec::with_capacity(rows.len());
+    recordable::along(&events[..end], |event, notification: &Notification| {
+        if wanted.contains(&event.sequence) {
+            shown.push(Known {
+                workflow_id: notification.workflow_id().map(ToString::to_string),
+                channel: notification.channel_of(event.event_id),
+            });
+        }
+    });
+    let wanted = events[..end]
         .iter()
-        .map(|row| (tenant.stream(row.stream_id), row.sequence))
-        .collect();
-    let events = state.ledger.events_at(&places).await?;
-    let shown = events.iter().map(|event| async move {
-        let about = about(state, tenant, event).await?;
-        Ok::<_, Problem>((event.position, (event, about)))
+        .filter(|event| wanted.contains(&event.sequence));
+    wanted.zip(shown).collect()
+}
+
+/// Entries by their positions, still without whom they are about.
+async fn entries(
+    state: &ApiState,
+    tenant: &TenantPlace,
+    wanted: Vec<(&RecordedEvent, Known)>,
+) -> Result<Vec<(Position, TimelineView)>, Problem> {
+    let entries = wanted.into_iter().map(|(event, known)| async move {
+        let about = about(state, tenant, event, known).await?;
+        Ok((event.position, entry(event, about)))
     });
-    let mut shown: HashMap<_, _> = try_join_all(shown).await?.into_iter().collect();
-    let entries = rows.iter().filter_map(|row| {
-        let (event, about) = shown.remove(&row.place.position)?;
-        Some(entry(row, event, about))
-    });
-    Ok(entries.collect())
+    try_join_all(entries).await
 }
 
 async fn about(
     state: &ApiState,
     tenant: &TenantPlace,
     event: &RecordedEvent,
+    known: Known,
 ) -> Result<About, Problem> {
     // Only these have words of somebody's.
     let speaks = matches!(
@@ -271,10 +324,10 @@ async fn about(
         None
     };
     let reason = opened.and_then(|opened| opened.reason);
-    Ok(view::about(event, reason.as_deref()))
+    Ok(view::about(event, reason.as_deref(), known))
 }
 
-fn entry(row: &Found, event: &RecordedEvent, about: About) -> TimelineView {
+fn entry(event: &RecordedEvent, about: About) -> TimelineView {
     let is_notification = event.event_type.starts_with("notification.");
     TimelineView {
         event_id: event.event_id.0,
@@ -282,14 +335,14 @@ fn entry(row: &Found, event: &RecordedEvent, about: About) -> TimelineView {
         position: event.ledger_position(),
         sequence: event.sequence.0,
         event_type: event.event_type.clone(),
-        occurred_at: row.place.occurred_at,
+        occurred_at: Timestamp::from_micros_clamped(event.occurred_at),
         recorded_at: Timestamp::from_micros_clamped(event.recorded_at),
         actor: ActorView {
             kind: event.actor_kind.clone(),
             id: event.actor_id.clone(),
         },
         source: event.source.clone(),
-        subscriber_id: row.subscriber_id.clone(),
+        subscriber_id: None,
         workflow_id: about.workflow_id,
         channel: about.channel,
         summary: about.summary,

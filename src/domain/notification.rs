@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::event::{Adopted, Body, NotificationEvent, Queued, Report, Requested, Sealed, names};
 use super::ids::{EventId, SubscriberId, WorkflowId};
+use super::message::identify;
 use super::precedence::PrecedenceRule;
 use super::sealing::{Draft, Sealer, SealingError, Subject};
 use super::state::{Status, Summary};
@@ -197,6 +198,23 @@ impl Notification {
         adopted
             .or_else(|| self.first_in_context(|report| report.context.transaction_id.as_ref()))
             .map(String::as_str)
+    }
+
+    /// Through which channel the message went that an event reports on, as far as any report on it
+    /// says. `None` also for an event that is not a report.
+    pub fn channel_of(&self, event_id: EventId) -> Option<String> {
+        let place = self
+            .reports
+            .iter()
+            .position(|report| report.event_id == event_id)?;
+        let references: Vec<_> = self
+            .reports
+            .iter()
+            .map(|report| &report.value.message)
+            .collect();
+        let mut found = identify(&references);
+        let message = *found.assigned.get(place)?;
+        found.messages.get_mut(message)?.channel.take()
     }
 
     /// What follows from everything on record, under a rule.

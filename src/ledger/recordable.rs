@@ -37,6 +37,18 @@ pub trait Recordable:
     fn weight(&self) -> usize;
 }
 
+/// Shows an aggregate as it was after each of a stream's events, in order. An event that does not
+/// fit the code changes nothing.
+pub fn along<A: Recordable>(events: &[RecordedEvent], mut look: impl FnMut(&RecordedEvent, &A)) {
+    let mut aggregate = A::default();
+    for event in events {
+        if let Ok(decoded) = A::from_recorded(event) {
+            aggregate.apply(decoded);
+        }
+        look(event, &aggregate);
+    }
+}
+
 /// How a provider's id is written as a reference.
 pub fn provider_message_reference(id: &str) -> String {
     format!("provider:{id}")

@@ -15,7 +15,7 @@ use crate::domain::time::Timestamp;
 use crate::ledger::record::{Partition, PlainEvent, Position};
 
 /// How the names of a notification's events begin.
-const KIND: &str = "notification.";
+pub const KIND: &str = "notification.";
 
 /// The first events of one stream, in order, and what follows from them under a rule.
 #[derive(Debug)]

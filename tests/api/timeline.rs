@@ -10,6 +10,7 @@ use crate::{on_both_databases, snapshot};
 on_both_databases!(
     a_timeline_says_what_happened,
     every_event_has_a_line,
+    an_entry_says_what_was_known_by_then,
     a_line_does_without_what_was_erased,
     a_timeline_is_in_the_order_of_what_happened,
     a_timeline_is_shown_as_it_was_known_then,
@@ -101,7 +102,7 @@ async fn a_timeline_says_what_happened(f: &Fixture) {
           "subscriber_id": "ada",
           "summary": "E-mail bounced hard (550): mailbox unknown.",
           "type": "notification.bounced",
-          "workflow_id": null
+          "workflow_id": "welcome"
         }
       ],
       "next_cursor": null
@@ -185,6 +186,72 @@ async fn every_event_has_a_line(f: &Fixture) {
     "#);
     assert_eq!(page["data"][1]["channel"], Value::Null);
     assert_eq!(page["data"][4]["channel"], "email");
+}
+
+async fn an_entry_says_what_was_known_by_then(f: &Fixture) {
+    let id = f.requested().await;
+    let other = json!({"workflow_id": "order-shipped", "subscriber": {"id": "bob"}});
+    let other = request(f, &other).await;
+    let email = json!({"channel": "email", "provider_message_id": "sg-1"});
+    let email_again = json!({"provider_message_id": "sg-1"});
+    let sms = json!({"channel": "sms", "provider_message_id": "tw-1"});
+    let sms_unnamed = json!({"provider_message_id": "tw-1"});
+    for (id, fact, body) in [
+        (&id, "queue", json!({})),
+        (&id, "sent", json!({ "message": email })),
+        (&other, "seen", json!({})),
+        (&id, "retract", json!({"reason": "cancelled"})),
+        (&id, "delivered", json!({ "message": email_again })),
+        (&id, "sent", json!({ "message": sms_unnamed })),
+        (&id, "delivered", json!({ "message": sms })),
+        (&id, "read", json!({ "message": sms_unnamed })),
+    ] {
+        f.clock.advance(Duration::from_secs(1));
+        tell(f, id, fact, &body).await;
+    }
+    let expected = [
+        ("welcome", None, "Requested for ada through welcome."),
+        (
+            "order-shipped",
+            None,
+            "Requested for bob through order-shipped.",
+        ),
+        ("welcome", None, "Queued."),
+        ("welcome", Some("email"), "E-mail sent as sg-1."),
+        ("order-shipped", None, "Message seen."),
+        ("welcome", None, "Retracted: cancelled."),
+        ("welcome", Some("email"), "E-mail delivered."),
+        // Only the next says that it was an SMS.
+        ("welcome", None, "Message sent as tw-1."),
+        ("welcome", Some("sms"), "SMS delivered."),
+        ("welcome", Some("sms"), "SMS read."),
+    ];
+    let entries = async |query: &str| {
+        let page = f.fresh(&format!("{TIMELINE}?{query}")).await;
+        let entries = page["data"].as_array().unwrap().iter();
+        let entries: Vec<_> = entries
+            .map(|entry| {
+                let text = |name: &str| entry[name].as_str().map(str::to_owned);
+                (text("workflow_id"), text("channel"), text("summary"))
+            })
+            .collect();
+        (entries, page["next_cursor"].as_str().map(str::to_owned))
+    };
+    let expected: Vec<_> = expected
+        .into_iter()
+        .map(|(workflow, channel, summary)| {
+            let owned = |text: &str| Some(text.to_owned());
+            (owned(workflow), channel.and_then(owned), owned(summary))
+        })
+        .collect();
+
+    assert_eq!(entries("").await.0, expected);
+    assert_eq!(entries("as_of=3-8").await.0, expected[..8]);
+    assert_eq!(entries("as_of=2026-03-14T09:30:05Z").await.0, expected[..7]);
+    let (newest, cursor) = entries("order=desc&limit=3").await;
+    let (older, _) = entries(&format!("order=desc&limit=3&cursor={}", cursor.unwrap())).await;
+    let backwards: Vec<_> = expected.iter().rev().take(6).cloned().collect();
+    assert_eq!([newest, older].concat(), backwards);
 }
 
 async fn a_line_does_without_what_was_erased(f: &Fixture) {

@@ -13,7 +13,7 @@ pub use notification::{
 };
 
 pub use sealed::{Opened, opened};
-pub use summary::{About, about};
+pub use summary::{About, Known, about};
 
 /// Lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {

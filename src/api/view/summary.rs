@@ -21,6 +21,14 @@ pub struct About {
     pub summary: String,
 }
 
+/// What was known of an event's notification by then, beside what the event itself says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    pub workflow_id: Option<String>,
+    /// Of the message that the event reports on.
+    pub channel: Option<String>,
+}
+
 impl About {
     fn only(summary: String) -> Self {
         Self {
@@ -33,7 +41,7 @@ impl About {
 
 /// Says what an event means. `reason` is what was sealed beside it as free text; without it, as
 /// after an erasure, the line does without. An event that can't be read is named.
-pub fn about(event: &RecordedEvent, reason: Option<&str>) -> About {
+pub fn about(event: &RecordedEvent, reason: Option<&str>, known: Known) -> About {
     let stored = StoredPayload {
         event_type: &event.event_type,
         schema_version: event.schema_version,
@@ -53,7 +61,7 @@ pub fn about(event: &RecordedEvent, reason: Option<&str>) -> About {
             }
         }
         _ => match NotificationEvent::decode(event.event_id, occurred_at, stored) {
-            Ok(decoded) => notification(&decoded.body, reason),
+            Ok(decoded) => notification(&decoded.body, reason, known),
             Err(_) => unreadable(),
         },
     }
@@ -65,7 +73,12 @@ fn changed(event: &IntegrationEvent) -> String {
     format!("{} reported {}: {name}.", change.provider, change.change)
 }
 
-fn notification(body: &Body, reason: Option<&str>) -> About {
+fn notification(body: &Body, reason: Option<&str>, known: Known) -> About {
+    let of_workflow = |summary| About {
+        workflow_id: known.workflow_id.clone(),
+        channel: None,
+        summary,
+    };
     match body {
         Body::Requested(request) => About {
             workflow_id: Some(request.workflow_id.to_string()),
@@ -73,7 +86,7 @@ fn notification(body: &Body, reason: Option<&str>) -> About {
             summary: requested(request),
         },
         Body::Adopted(adopted) => {
-            About::only(format!("Taken up from a report of {}.", adopted.provider))
+            of_workflow(format!("Taken up from a report of {}.", adopted.provider))
         }
         Body::Queued(queued) => {
             let mut text = if queued.answers.is_empty() {
@@ -87,14 +100,18 @@ fn notification(body: &Body, reason: Option<&str>) -> About {
             if let Some(at) = queued.available_at {
                 add(&mut text, format_args!(", not before {at}"));
             }
-            About::only(text + ".")
+            of_workflow(text + ".")
         }
-        Body::Retracted => About::only(ended("Retracted".to_owned(), reason)),
-        Body::Reported(report) => About {
-            workflow_id: report.context.workflow_id.as_ref().map(ToString::to_string),
-            channel: report.message.channel.clone(),
-            summary: reported(report, reason),
-        },
+        Body::Retracted => of_workflow(ended("Retracted".to_owned(), reason)),
+        Body::Reported(report) => {
+            let own = &report.context.workflow_id;
+            let channel = report.message.channel.clone().or(known.channel);
+            About {
+                workflow_id: own.as_ref().map(ToString::to_string).or(known.workflow_id),
+                summary: reported(report, channel.as_deref(), reason),
+                channel,
+            }
+        }
     }
 }
 
@@ -115,8 +132,8 @@ fn requested(request: &Requested) -> String {
     text + "."
 }
 
-fn reported(report: &Report, reason: Option<&str>) -> String {
-    let mut text = message(report.message.channel.as_deref());
+fn reported(report: &Report, channel: Option<&str>, reason: Option<&str>) -> String {
+    let mut text = message(channel);
     let message = &report.message;
     match &report.fact {
         Fact::Sent => {

@@ -7,6 +7,7 @@ use crate::ledger::record::{Position, TenantPlace};
 use crate::ledger::storage::StorageError;
 use crate::projections::query::{Reader, Statement, texts};
 use crate::projections::store::Store;
+use crate::projections::stream::KIND;
 use crate::projections::table::{Cell, Column, columns};
 
 /// Which events are wanted. A filter without values lets all pass; of several values, one must fit.
@@ -45,6 +46,8 @@ pub struct Found {
     pub stream_id: StreamId,
     pub sequence: Sequence,
     pub subscriber_id: Option<String>,
+    /// Else its stream is of another kind.
+    pub is_about_a_notification: bool,
 }
 
 const COLUMNS: &[Column] = columns![
@@ -53,6 +56,7 @@ const COLUMNS: &[Column] = columns![
     stream_id: Uuid,
     sequence: Int,
     subscriber_id: Text,
+    event_type: Text,
 ];
 
 /// A tenant's events that fit, up to and including one in the order of the log: those after a
@@ -94,7 +98,7 @@ fn statement<'a>(
     let branch = |statement: &mut Statement<'a>, value: Option<&Cell<'a>>| {
         statement
             .push(
-                "SELECT occurred_at, position, stream_id, sequence, subscriber_id
+                "SELECT occurred_at, position, stream_id, sequence, subscriber_id, event_type
                 FROM timeline WHERE tenant_id = ",
             )
             .bind(tenant.tenant_id.as_str());
@@ -174,5 +178,6 @@ fn found(row: Vec<Cell<'static>>) -> Result<Found, StorageError> {
         stream_id: StreamId(row.uuid()?),
         sequence: Sequence(row.int()?),
         subscriber_id: row.text_if_any(),
+        is_about_a_notification: row.text()?.starts_with(KIND),
     })
 }
