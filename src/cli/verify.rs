@@ -179,11 +179,11 @@ impl Span {
     fn check_start(self, head: &Head) -> anyhow::Result<()> {
         if self.from.0 > head.position.0 + 1 {
             bail!(
-                "partition {} ends at position {}, before {}. If it had more, the ledger was cut \
-                 or restored",
+                "there is nothing to check from {0}-{1} on: partition {0} ends at {0}-{2}. If it once \
+                 had more, the ledger was cut or restored from a backup; else begin earlier",
                 head.partition,
-                head.position,
-                self.from
+                self.from,
+                head.position
             );
         }
         Ok(())
