@@ -723,7 +723,8 @@ impl Cached for Integration {
 }
 
 impl Until {
-    fn includes(self, event: &RecordedEvent) -> bool {
+    /// Events are recorded in their order: after one that is not included none is.
+    pub fn includes(self, event: &RecordedEvent) -> bool {
         match self {
             Self::Now => true,
             Self::Version(version) => event.sequence <= version,

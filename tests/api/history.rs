@@ -11,6 +11,8 @@ on_both_databases!(
     a_notification_is_shown_as_it_was_known_then,
     the_log_comes_in_pages_in_its_order,
     the_log_is_filtered,
+    large_events_come_in_smaller_pages,
+    a_long_history_comes_whole_or_in_pages,
 );
 
 const NOTIFICATIONS: &str = "/v1/notifications";
@@ -116,6 +118,87 @@ async fn the_log_comes_in_pages_in_its_order(f: &Fixture) {
     assert_eq!(after["data"][0]["position"], "3-6");
     let end = f.get("/v1/events?after=3-6").send().await.expect(200);
     assert_eq!(end, json!({"data": [], "next_cursor": null}));
+}
+
+async fn large_events_come_in_smaller_pages(f: &Fixture) {
+    const COUNT: usize = 20;
+    let mut large = crate::fixture::minimal();
+    large["payload"] = json!({"text": "x".repeat(500_000)});
+    let mut ids = Vec::new();
+    for _ in 0..COUNT {
+        let made = f.post(NOTIFICATIONS, &large).send().await.expect(201);
+        ids.push(made["id"].clone());
+    }
+
+    let mut seen = Vec::new();
+    let mut pages = 0;
+    let mut path = "/v1/events?limit=200".to_owned();
+    loop {
+        let page = f.get(&path).send().await.expect(200);
+        let data = page["data"].as_array().unwrap();
+        seen.extend(data.iter().map(|event| event["notification_id"].clone()));
+        pages += 1;
+        let Some(cursor) = page["next_cursor"].as_str() else {
+            break;
+        };
+        path = format!("/v1/events?limit=200&cursor={cursor}");
+    }
+
+    assert_eq!(seen, ids);
+    assert_eq!(pages, 2);
+}
+
+async fn a_long_history_comes_whole_or_in_pages(f: &Fixture) {
+    const COUNT: usize = 75;
+    let id = f.requested().await;
+    let facts: Vec<_> = (1..COUNT)
+        .map(|number| {
+            let message = json!({"provider_message_id": format!("sg-{number}")});
+            json!({"type": "sent", "notification_id": id, "message": message})
+        })
+        .collect();
+    let told = f.post("/v1/commands", &json!({ "commands": facts }));
+    told.send().await.expect(200);
+    let path = format!("{NOTIFICATIONS}/{id}/events");
+    let read = async |query: &str| {
+        let page = f.get(&format!("{path}?{query}")).send().await.expect(200);
+        let data = page["data"].as_array().unwrap().iter();
+        let sequences: Vec<_> = data.map(|event| event["sequence"].as_u64()).collect();
+        (sequences, page["next_cursor"].as_str().map(str::to_owned))
+    };
+    let numbers = |range: std::ops::RangeInclusive<u64>| range.map(Some).collect::<Vec<_>>();
+
+    assert_eq!(read("").await, (numbers(1..=75), None));
+    for end in [1, 31, 32, 33, 64, 75, 80] {
+        let known = numbers(1..=end.min(75));
+        assert_eq!(read(&format!("as_of=3-{end}")).await, (known, None));
+    }
+    for limit in [1, 25, 31, 32, 33, 74, 75, 76, 200] {
+        let mut seen = Vec::new();
+        let mut query = format!("limit={limit}");
+        loop {
+            let (page, cursor) = read(&query).await;
+            let left = COUNT - seen.len();
+            assert_eq!(page.len(), left.min(limit), "{query}");
+            seen.extend(page);
+            let Some(cursor) = cursor else { break };
+            query = format!("limit={limit}&cursor={cursor}");
+        }
+        assert_eq!(seen, numbers(1..=75), "{limit}");
+    }
+    let (page, cursor) = read("limit=10&as_of=3-12").await;
+    assert_eq!(page, numbers(1..=10));
+    let rest = format!("as_of=3-12&cursor={}", cursor.unwrap());
+    assert_eq!(read(&rest).await, (numbers(11..=12), None));
+    assert_eq!(read("cursor=75").await, (vec![], None));
+
+    let refused = f.get(&format!("{path}?limit=0&cursor=x")).send().await;
+    assert_eq!(refused.pointers(), ["?limit", "?cursor"]);
+    let nobody = "00000000-0000-7000-8000-00000000ffff";
+    for query in ["", "cursor=3", "as_of=3-1&limit=1"] {
+        let path = format!("{NOTIFICATIONS}/{nobody}/events?{query}");
+        f.get(&path).send().await.problem(404, "not_found");
+    }
 }
 
 async fn the_log_is_filtered(f: &Fixture) {
