@@ -49,6 +49,9 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "NAME", value_parser = rule, default_value = PrecedenceRule::NAMES[0])]
     rule: PrecedenceRule,
     /// List what would change in the live rows, instead of the rows
+    ///
+    /// Of `metrics`, every resolution is compared: minutes, and the hours and days that lie between
+    /// `--from` and `--to` as a whole.
     #[arg(long)]
     diff: bool,
     #[arg(long, value_enum, default_value_t = Format::Csv)]

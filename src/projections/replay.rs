@@ -45,6 +45,9 @@ pub struct Page<'a> {
     /// What is live in the same place, if it was asked for.
     pub live: Option<Rows<'static>>,
     pub events: usize,
+    /// Intervals that lie in here have everything that is counted in them: from, to, in
+    /// microseconds.
+    whole: (i64, i64),
 }
 
 /// A row that would be another.
@@ -115,12 +118,12 @@ impl Projections {
         let mut sums = (table.writing == Writing::Add).then(|| Sums::new(table));
         let mut after = uuid::Uuid::nil();
         let mut is_first = true;
-        while let Some(page) = pages.recv().await {
-            let mut page = page?;
-            let last = page.last().map(|whole| whole.stream_id.0);
-            known_by(&mut page, replay.as_of);
-            let events = page.iter().map(|whole| whole.events.len()).sum();
-            let streams = fill::views(replay.tenant.partition, &page, replay.rule);
+        while let Some(read) = pages.recv().await {
+            let mut read = read?;
+            let last = read.last().map(|whole| whole.stream_id.0);
+            known_by(&mut read, replay.as_of);
+            let events = read.iter().map(|whole| whole.events.len()).sum();
+            let streams = fill::views(replay.tenant.partition, &read, replay.rule);
             let mut found = Rows::new(table);
             for streams in streams.chunks(STREAMS_AT_ONCE) {
                 for stream in streams {
@@ -135,7 +138,7 @@ impl Projections {
                 sums.add(&rows, 1);
                 let rows = Rows::new(table);
                 let live = None;
-                take(Page { rows, live, events }).map_err(ReplayError::Output)?;
+                take(replay.page(rows, live, events)).map_err(ReplayError::Output)?;
                 continue;
             }
             let mut live = None;
@@ -145,7 +148,7 @@ impl Projections {
                 after = last;
                 is_first = false;
             }
-            take(Page { rows, live, events }).map_err(ReplayError::Output)?;
+            take(replay.page(rows, live, events)).map_err(ReplayError::Output)?;
         }
         let events = 0;
         if let Some(mut sums) = sums {
@@ -160,13 +163,13 @@ impl Projections {
             if beside_live {
                 live = Some(replay.live(self.store(), None, None).await?);
             }
-            take(Page { rows, live, events }).map_err(ReplayError::Output)?;
+            take(replay.page(rows, live, events)).map_err(ReplayError::Output)?;
         } else if beside_live {
             // What is live after the last stream that is known.
             let rows = Rows::new(table);
             let span = (!is_first).then_some(after);
             let live = Some(replay.live(self.store(), span, None).await?);
-            take(Page { rows, live, events }).map_err(ReplayError::Output)?;
+            take(replay.page(rows, live, events)).map_err(ReplayError::Output)?;
         }
         Ok(())
     }
@@ -229,6 +232,28 @@ impl Replay {
         }
     }
 
+    fn page<'a>(&self, rows: Rows<'a>, live: Option<Rows<'static>>, events: usize) -> Page<'a> {
+        Page {
+            rows,
+            live,
+            events,
+            whole: self.whole(),
+        }
+    }
+
+    /// What is counted in the range: whole minutes, also the one in which it ends.
+    fn whole(&self) -> (i64, i64) {
+        let minute = metrics::MINUTE * 1_000_000;
+        let end = |to: Timestamp| {
+            let last = metrics::floor(to.as_micros() - 1, metrics::MINUTE);
+            last.saturating_add(minute)
+        };
+        (
+            self.bound(self.from).unwrap_or(i64::MIN),
+            self.to.map_or(i64::MAX, end),
+        )
+    }
+
     /// The live rows of the streams after one, up to another, in the time asked for.
     async fn live(
         &self,
@@ -267,15 +292,18 @@ impl Replay {
 }
 
 impl<'a> Page<'a> {
-    /// What differs between live and replayed rows, in the order of their keys. Of metrics only
-    /// minutes are compared: hours and days follow from them.
+    /// What differs between live and replayed rows, in the order of their keys. Of metrics, hours
+    /// and days are compared where they lie in the range as a whole: of others the replay has only
+    /// a part.
     pub fn differences(&self) -> Vec<Difference<'a>> {
         let Some(live) = &self.live else {
             return Vec::new();
         };
         let table = self.rows.table;
-        let is_compared = |row: &[Cell<'_>]| {
-            table.writing == Writing::Replace || row[2].as_int() == Some(metrics::MINUTE)
+        let is_compared = |row: &[Cell<'_>]| match table.writing {
+            Writing::Replace => true,
+            Writing::Add => metrics::interval(row)
+                .is_some_and(|(from, to)| from >= self.whole.0 && to <= self.whole.1),
         };
         let mut standing: BTreeMap<Vec<Cell<'a>>, Vec<Cell<'a>>> = live
             .iter()

@@ -1,15 +1,18 @@
 //! Rebuilt and replayed tables are the live ones, row for row.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use notification_ledger::domain::ids::TenantId;
 use notification_ledger::domain::precedence::PrecedenceRule;
+use notification_ledger::domain::time::Timestamp;
 use notification_ledger::ledger::database::Database;
 use notification_ledger::ledger::record::{Partition, TenantPlace};
 use notification_ledger::projections::Projection;
 use notification_ledger::projections::rebuild::{Phase, Requested, State};
-use notification_ledger::projections::replay::{AsOf, Replay};
+use notification_ledger::projections::replay::{AsOf, Difference, Replay};
 
+use crate::client::sent;
 use crate::process::{Process, until};
 use crate::storm::{Callers, storm};
 use crate::support::{Place, on_each_database, on_postgres};
@@ -22,6 +25,7 @@ on_each_database!("multi_thread":
     live_tables_that_lag_are_waited_for_and_compared,
     tables_of_a_ledger_that_was_restored_are_rebuilt,
     a_ledger_restored_meanwhile_ends_a_rebuild,
+    hours_and_days_are_compared_too,
 );
 
 const TURNS: usize = 250;
@@ -126,6 +130,68 @@ async fn rebuilt_and_replayed_tables_are_the_live_ones(place: &Place) {
         );
     }
     drop(callers);
+    process.stop().await;
+}
+
+async fn hours_and_days_are_compared_too(place: &Place) {
+    const HOUR: &str = "UPDATE metrics SET sent = sent + 1 WHERE resolution = 3600";
+    const DAY: &str = "UPDATE metrics SET sent = sent + 1 WHERE resolution = 86400";
+    let process = Process::of(place).await;
+    let stream = process.client.requested().await;
+    process.client.tell(stream, sent("sg-1")).await.unwrap();
+    process.settle().await;
+    let time = |text: Option<&str>| text.map(|text| Timestamp::parse(text).unwrap());
+    // Which resolutions differ, between two times.
+    let differing = async |from, to| {
+        let replay = Replay {
+            projection: Projection::Metrics,
+            tenant: process.client.order.tenant.clone(),
+            from: time(from),
+            to: time(to),
+            as_of: AsOf::Now,
+            rule: PrecedenceRule::default(),
+        };
+        let mut differing = BTreeSet::new();
+        let replayed = process.projections.replay(&replay, true, |page| {
+            differing.extend(
+                page.differences()
+                    .iter()
+                    .map(|difference| match difference {
+                        Difference::Changed(live, _) => live[2].as_int().unwrap(),
+                        other => panic!("{other:?}"),
+                    }),
+            );
+            Ok(())
+        });
+        replayed.await.unwrap();
+        Vec::from_iter(differing)
+    };
+    let ranges = [
+        (None, None),
+        (Some("2026-03-14T00:00:00Z"), Some("2026-03-15T00:00:00Z")),
+        (Some("2026-03-14T09:00:00Z"), Some("2026-03-14T10:00:00Z")),
+        (Some("2026-03-14T09:00:30Z"), Some("2026-03-14T09:59:01Z")),
+        (None, Some("2026-03-14T09:59:00Z")),
+        (None, Some("2026-03-14T09:59:00.000001Z")),
+    ];
+    for (from, to) in ranges {
+        assert_eq!(differing(from, to).await, [0; 0], "{from:?} {to:?}");
+    }
+
+    assert!(place.sql(HOUR).await.unwrap() > 0);
+    assert!(place.sql(DAY).await.unwrap() > 0);
+
+    let expected: [&[i64]; 6] = [
+        &[3600, 86400],
+        &[3600, 86400],
+        &[3600],
+        &[3600],
+        &[],
+        &[3600],
+    ];
+    for ((from, to), expected) in ranges.into_iter().zip(expected) {
+        assert_eq!(differing(from, to).await, expected, "{from:?} {to:?}");
+    }
     process.stop().await;
 }
 
@@ -341,6 +407,7 @@ async fn indexed_for_long(place: &Place) {
 
     // The lease is renewed, and what comes in is followed.
     let (_, lease) = phase().await;
+    place.clock.set(10);
     process.client.requested().await;
     process.settle().await;
     until(async || match phase().await {

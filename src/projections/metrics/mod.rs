@@ -271,6 +271,12 @@ pub(super) fn floor(micros: i64, seconds: i64) -> i64 {
     micros.div_euclid(length) * length
 }
 
+/// In which interval a row counts: from, to, in microseconds.
+pub(super) fn interval(row: &[Cell<'_>]) -> Option<(i64, i64)> {
+    let (at, seconds) = (row[AT].as_int()?, row[RESOLUTION].as_int()?);
+    Some((at, at.saturating_add(seconds.saturating_mul(1_000_000))))
+}
+
 /// Adds to rows by the minute those by the hour and by the day.
 pub(super) fn roll_up<'a>(rows: &mut Rows<'a>) {
     let mut sums: HashMap<Vec<Cell<'a>>, Vec<i64>> = HashMap::new();
