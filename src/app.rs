@@ -331,7 +331,7 @@ impl Opened {
             readiness: Readiness::default(),
             live: Live::new(
                 config.live_streams_max,
-                rooms.tasks.stopping().clone(),
+                rooms.tasks.clone(),
                 Pace::default(),
             ),
         })

@@ -5,12 +5,17 @@
 //! more at once than one that finds much. Between pages the stream waits to be told that the ledger
 //! has grown ([`crate::ledger::appended`]); it asks the database nothing by itself.
 //!
+//! Who takes nothing for a minute is given up. Over HTTP/1 the connection notices
+//! (`crate::connections`); over HTTP/2 it may be well while the stream's window is closed, so the
+//! stream notices by itself.
+//!
 //! Every event has its position as its id. Whoever comes back with the last one it saw gets what
 //! follows, without loss or repeat: positions have no gaps and become visible in their order.
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -18,9 +23,8 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::accept::prefers;
 use super::content::JSON;
@@ -34,6 +38,7 @@ use crate::ledger::registry::Scope;
 use crate::ledger::storage::LogQuery;
 use crate::ledger::{Ledger, LedgerError};
 use crate::problem::{Problem, internal};
+use crate::tasks::Tasks;
 use crate::telemetry::{ErrorChain, LiveStream};
 
 pub const EVENT_STREAM: &str = "text/event-stream";
@@ -49,8 +54,9 @@ const HEARTBEAT: &str = ": heartbeat\n\n";
 const PAGE_EVENTS_MAX: i64 = 64;
 /// About how many bytes of event data a page has at most; its last event may go beyond.
 const PAGE_BYTES_MAX: i64 = 1024 * 1024;
-/// How much is written out at once.
-const PIECE_BYTES: usize = 64 * 1024;
+/// How much is handed over at once. Small, because a client is waited for until it has taken so
+/// much: one that is merely slow is not given up.
+const PIECE_BYTES: usize = 16 * 1024;
 /// Most positions that one statement looks through.
 const STRETCH_MAX: i64 = 5_000;
 /// Between two attempts to read from a database that is gone.
@@ -60,7 +66,7 @@ const REST_AFTER_FAILURE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Live {
     room: Arc<Semaphore>,
-    stopping: CancellationToken,
+    tasks: Tasks,
     pace: Pace,
 }
 
@@ -72,6 +78,8 @@ pub struct Pace {
     /// Between two looks whether the caller may still read. Together with the time that a key is
     /// remembered, this is how long a revoked key may go on.
     pub recheck: Duration,
+    /// How long a client may take nothing while something waits for it.
+    pub patience: Duration,
 }
 
 impl Default for Pace {
@@ -79,16 +87,17 @@ impl Default for Pace {
         Self {
             heartbeat: Duration::from_secs(15),
             recheck: Duration::from_secs(5),
+            patience: Duration::from_mins(1),
         }
     }
 }
 
 impl Live {
-    /// Room for so many streams at once. All of them end when `stopping` is cancelled.
-    pub fn new(streams_max: usize, stopping: CancellationToken, pace: Pace) -> Self {
+    /// Room for so many streams at once. All of them end when the tasks are to stop.
+    pub fn new(streams_max: usize, tasks: Tasks, pace: Pace) -> Self {
         Self {
             room: Arc::new(Semaphore::new(streams_max.min(Semaphore::MAX_PERMITS))),
-            stopping,
+            tasks,
             pace,
         }
     }
@@ -147,15 +156,15 @@ pub(super) async fn follow(
         spoke_at: now,
         checked_at: now,
         state: state.clone(),
-        _room: room,
-        _open: state.metrics.live_stream(),
     };
+    let open = state.metrics.live_stream();
+    let seat = Seat(Arc::new(Mutex::new(Some((room, open)))));
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(EVENT_STREAM)),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
         (ACCEL_BUFFERING, HeaderValue::from_static("no")),
     ];
-    Ok((headers, Body::from_stream(reader.pieces())).into_response())
+    Ok((headers, reader.start(seat).into_body()).into_response())
 }
 
 /// How far the tenant's partition has come, as the database says.
@@ -182,8 +191,6 @@ struct Reader {
     begun: bool,
     spoke_at: Instant,
     checked_at: Instant,
-    _room: OwnedSemaphorePermit,
-    _open: LiveStream,
 }
 
 /// Why a stream ends.
@@ -195,26 +202,116 @@ enum End {
     Broken,
 }
 
-impl Reader {
-    /// Everything there is to send, as the client takes it.
-    fn pieces(self) -> impl futures_util::Stream<Item = io::Result<Bytes>> + Send {
-        stream::unfold(Some(self), |reader| async move {
-            let mut reader = reader?;
-            let stopping = reader.state.live.stopping.clone();
-            let next = tokio::select! {
-                biased;
-                () = stopping.cancelled() => return None,
-                next = reader.next() => next,
-            };
-            match next {
-                Ok(piece) => {
-                    reader.spoke_at = Instant::now();
-                    Some((Ok(piece), Some(reader)))
-                }
-                Err(End::Quiet) => None,
-                Err(End::Broken) => Some((Err(io::Error::other("the stream broke off")), None)),
+/// A place among the streams that may be open. Given back by whoever ends first: the reader, or the
+/// client that hangs up.
+#[derive(Clone)]
+struct Seat(Arc<Mutex<Option<(OwnedSemaphorePermit, LiveStream)>>>);
+
+impl Seat {
+    fn leave(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+/// What is on its way from a reader to its client.
+struct Pieces {
+    taken: mpsc::Receiver<Bytes>,
+    /// The reader has come to a good end.
+    is_whole: Arc<AtomicBool>,
+    seat: Seat,
+}
+
+impl Drop for Pieces {
+    fn drop(&mut self) {
+        self.seat.leave();
+    }
+}
+
+impl Pieces {
+    /// As the client takes them. What does not come to a good end is cut off, so that the client
+    /// doesn't take it for one.
+    fn into_body(self) -> Body {
+        Body::from_stream(stream::unfold(Some(self), |pieces| async move {
+            let mut pieces = pieces?;
+            match pieces.taken.recv().await {
+                Some(piece) => Some((Ok(piece), Some(pieces))),
+                None if pieces.is_whole.load(Ordering::Acquire) => None,
+                None => Some((Err(io::Error::other("the stream broke off")), None)),
             }
-        })
+        }))
+    }
+}
+
+impl Reader {
+    /// Begins to read. Nobody asks for pieces while a client takes nothing, and over HTTP/2 its
+    /// connection may be well: so the reader has a task of its own, which gives up by itself.
+    fn start(self, seat: Seat) -> Pieces {
+        let (sender, taken) = mpsc::channel(1);
+        let is_whole = Arc::new(AtomicBool::new(false));
+        let pieces = Pieces {
+            taken,
+            is_whole: Arc::clone(&is_whole),
+            seat: seat.clone(),
+        };
+        let tasks = self.state.live.tasks.clone();
+        tasks.spawn(async move {
+            let ended = tokio::select! {
+                biased;
+                () = sender.closed() => End::Quiet,
+                ended = self.run(&sender) => ended,
+            };
+            is_whole.store(matches!(ended, End::Quiet), Ordering::Release);
+            seat.leave();
+        });
+        pieces
+    }
+
+    /// Reads what there is room for, until there is a reason to end.
+    async fn run(mut self, sender: &mpsc::Sender<Bytes>) -> End {
+        let stopping = self.state.live.tasks.stopping().clone();
+        let mut piece = Bytes::new();
+        loop {
+            let room = tokio::select! {
+                biased;
+                () = stopping.cancelled() => {
+                    return if piece.is_empty() { End::Quiet } else { End::Broken };
+                }
+                room = tokio::time::timeout(self.pace().patience, sender.reserve()) => room,
+            };
+            let room = match room {
+                Ok(Ok(room)) => room,
+                Ok(Err(_)) => return End::Quiet,
+                Err(_) => return self.given_up(),
+            };
+            if piece.is_empty() {
+                let next = tokio::select! {
+                    biased;
+                    () = stopping.cancelled() => return End::Quiet,
+                    next = self.next() => next,
+                };
+                piece = match next {
+                    Ok(piece) => piece,
+                    Err(end) => return end,
+                };
+                self.spoke_at = Instant::now();
+            }
+            // Only what has a large message comes to more than twice as much: no other is split, so
+            // that a service that stops ends its streams between two messages.
+            let part = if piece.len() > 2 * PIECE_BYTES {
+                PIECE_BYTES
+            } else {
+                piece.len()
+            };
+            room.send(piece.split_to(part));
+        }
+    }
+
+    fn given_up(&self) -> End {
+        tracing::info!(
+            tenant.id = %self.tenant.tenant_id,
+            "a live stream is given up: the caller takes nothing"
+        );
+        End::Broken
     }
 
     async fn next(&mut self) -> Result<Bytes, End> {

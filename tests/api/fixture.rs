@@ -126,8 +126,8 @@ impl Fixture {
     }
 
     async fn on(database: Database, limits: Limits, streams_max: usize, pace: Pace) -> Self {
-        let stopping = CancellationToken::new();
-        let live = Live::new(streams_max, stopping.clone(), pace);
+        let tasks = Tasks::new();
+        let live = Live::new(streams_max, tasks.clone(), pace);
         let clock = Arc::new(TestClock(AtomicI64::new(START)));
         let surroundings = Surroundings {
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
@@ -147,7 +147,7 @@ impl Fixture {
             acme: key(&state, Some(&acme), Scopes::ALL).await,
             reader: key(&state, Some(&acme), "read".parse().unwrap()).await,
             state,
-            stopping,
+            stopping: tasks.stopping().clone(),
             _folder: None,
         }
     }

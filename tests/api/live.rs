@@ -26,6 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const QUICK: Pace = Pace {
     heartbeat: Duration::from_millis(50),
     recheck: Duration::from_millis(20),
+    patience: PATIENCE,
 };
 /// More than a page of a stream holds.
 const MANY: usize = 150;
@@ -389,6 +390,59 @@ async fn no_more_streams_are_open_than_may_be() {
     drop(one);
     assert_eq!(open().await, "1");
     Stream::open(f.get(EVENTS)).await;
+}
+
+/// Of several pieces.
+async fn open_and_read_a_little(f: &Fixture) -> Stream {
+    requested_for(f, "ada", MANY).await;
+    let path = format!("{EVENTS}?after=3-0");
+    Stream::open(f.get(&path)).await
+}
+
+#[tokio::test]
+async fn who_takes_nothing_is_given_up() {
+    let pace = Pace {
+        patience: Duration::from_millis(100),
+        ..Pace::default()
+    };
+    let f = Fixture::with_live(LIMITS, 1, pace).await;
+    let mut stuck = open_and_read_a_little(&f).await;
+
+    // There is room for another one then.
+    let started = std::time::Instant::now();
+    loop {
+        let call = f.get(EVENTS).header("accept", "text/event-stream");
+        if call.open().await.status().as_u16() == 200 {
+            break;
+        }
+        assert!(started.elapsed() < PATIENCE, "it is not given up");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+
+    // What was on its way comes, and then it is no good end.
+    let mut pieces = 0;
+    let end = loop {
+        match stuck.body.next().await {
+            Some(Ok(_)) => pieces += 1,
+            end => break end,
+        }
+    };
+    assert!(matches!(end, Some(Err(_))), "{end:?}");
+    assert!(pieces <= 2, "{pieces}");
+}
+
+#[tokio::test]
+async fn who_takes_a_little_now_and_then_is_not_given_up() {
+    let pace = Pace {
+        patience: Duration::from_secs(2),
+        ..Pace::default()
+    };
+    let f = Fixture::with_live(LIMITS, 1, pace).await;
+    let mut slow = open_and_read_a_little(&f).await;
+    for _ in 0..5 {
+        tokio::time::sleep(pace.patience / 4).await;
+        slow.body.next().await.unwrap().unwrap();
+    }
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ mod http;
 mod place;
 mod raw;
 mod wait;
+mod window;
 
 mod crash;
 mod erasure;

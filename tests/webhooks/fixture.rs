@@ -28,7 +28,6 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
-use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use uuid::Uuid;
 
@@ -378,7 +377,7 @@ async fn state(database: &Database, clock: &Arc<TestClock>, key_cache_ttl: Durat
         webhook_tolerance: TOLERANCE,
         public_url: PUBLIC_URL.to_owned(),
         readiness: Readiness::default(),
-        live: Live::new(0, CancellationToken::new(), Pace::default()),
+        live: Live::new(0, Tasks::new(), Pace::default()),
     })
 }
 
