@@ -313,11 +313,10 @@ async fn planned_for(place: &Place) {
 
 async fn tables_of_a_ledger_that_was_restored_are_rebuilt(place: &Place) {
     let process = Process::of(place).await;
-    let first = process.client.requested().await;
+    process.client.requested().await;
     process.client.requested().await;
     process.settle().await;
     process.stop().await;
-    drop(first);
     unprotected(place).await;
     let restore = "DELETE FROM events WHERE partition = 0 AND position > 1;
         UPDATE partition_heads
