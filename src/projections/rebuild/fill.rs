@@ -23,6 +23,8 @@ use crate::ledger::storage::{StorageError, StreamQuery};
 const PAGE_EVENTS: i64 = 5_000;
 /// Bytes of data in a page, where events are larger than that; its last event may go beyond.
 const PAGE_BYTES: i64 = 16 * 1024 * 1024;
+/// The fewest events in a page, however large they are: more than one stream usually has.
+const FITTING_MIN: i64 = 8;
 /// Events written in one transaction: so many that what every transaction costs does not count. At
 /// about 500 bytes each this takes 16 MB.
 const LOAD_EVENTS: usize = 32_000;
@@ -52,10 +54,18 @@ pub(crate) fn read_ahead(
     let (sender, pages) = mpsc::channel(1);
     (query.limit, query.bytes_max) = (PAGE_EVENTS, PAGE_BYTES);
     tasks.spawn(async move {
+        // Where events are large, a page ends early; the next asks for no more than that many.
+        let mut fitting = PAGE_EVENTS;
         loop {
             let page = storage.by_stream(&query).await;
             let (streams, is_last) = match page {
                 Ok(page) => {
+                    let read = i64::try_from(page.events.len()).unwrap_or(PAGE_EVENTS);
+                    fitting = match read {
+                        0 => fitting,
+                        _ if page.is_cut && read < query.limit => read.max(FITTING_MIN),
+                        _ => PAGE_EVENTS.min(2 * query.limit),
+                    };
                     let mut streams = grouped(page.events);
                     // The last stream of a page that is cut may go on in the next.
                     if page.is_cut {
@@ -70,10 +80,11 @@ pub(crate) fn read_ahead(
             };
             if let Some(last) = streams.last() {
                 query.after = Some((last.tenant_id.clone(), last.stream_id));
-                (query.limit, query.bytes_max) = (PAGE_EVENTS, PAGE_BYTES);
+                (query.limit, query.bytes_max) = (fitting, PAGE_BYTES);
             } else if !is_last {
                 // One stream fills the page and more.
-                (query.limit, query.bytes_max) = (query.limit * 2, query.bytes_max * 2);
+                query.limit = PAGE_EVENTS.max(query.limit) * 2;
+                query.bytes_max *= 2;
                 continue;
             }
             if sender.send(Ok(streams)).await.is_err() || is_last {
