@@ -14,7 +14,7 @@ use crate::domain::time::Timestamp;
 use crate::ledger::record::Partition;
 use crate::problem::Problem;
 use crate::projections::Projection;
-use crate::projections::rebuild::{Phase, Rebuild, Requested, State as RebuildState};
+use crate::projections::rebuild::{Phase, Rebuild, State as RebuildState};
 
 /// A rebuild and how far it has come.
 #[derive(Debug, Serialize, ToSchema)]
@@ -105,13 +105,11 @@ pub async fn begin(
         .partition
         .map(|text| partition(&state, &text))
         .transpose()?;
-    let running = match state.projections.rebuild(&[projection], partition).await? {
-        Requested::Running(running) => RebuildView::from(&running),
-        Requested::Begun(begun) => match begun.first() {
-            Some(begun) => RebuildView::from(begun),
-            // Done and begun anew by somebody else, all within a moment.
-            None => standing(&state, projection).await?,
-        },
+    let requested = state.projections.rebuild(&[projection], partition).await?;
+    let running = match requested.all().next() {
+        Some(running) => RebuildView::from(running),
+        // One projection was asked for, so there is one.
+        None => standing(&state, projection).await?,
     };
     let mut response = json_response(&running)?;
     *response.status_mut() = StatusCode::ACCEPTED;

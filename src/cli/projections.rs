@@ -13,7 +13,7 @@ use crate::app::{self, StartError};
 use crate::clock::Surroundings;
 use crate::ledger::database::Database;
 use crate::ledger::record::Partition;
-use crate::projections::rebuild::{Rebuild, Requested, State};
+use crate::projections::rebuild::{Rebuild, State};
 use crate::projections::{Projection, Projections};
 use crate::telemetry::ErrorChain;
 
@@ -36,8 +36,8 @@ pub(super) enum Arguments {
     /// Make a projection's tables anew, while everybody reads the old ones
     ///
     /// The new tables take the place of the old when they are complete. Interrupted, it goes on
-    /// where it was: by itself in a server that is running, or when this is called again. If one is
-    /// running, nothing is begun and its progress is shown.
+    /// where it was: by itself in a server that is running, or when this is called again. One that is
+    /// running already is not begun again: it is followed to its end, beside those that begin.
     #[command(after_help = "\
 Examples:
   notification-ledger projections rebuild notifications
@@ -100,10 +100,12 @@ pub(super) async fn run(given: &Given, arguments: Arguments) -> anyhow::Result<D
                 for projection in &wanted {
                     projections.cancel_rebuild(*projection).await?;
                 }
+                let standing = projections.rebuilds().await?.into_iter();
+                let of_wanted = |rebuild: &Rebuild| wanted.contains(&rebuild.projection);
+                cancelled(&standing.filter(of_wanted).collect::<Vec<_>>(), json)?
             } else {
-                rebuild(&projections, &wanted, partition).await?;
+                ended(&rebuild(&projections, &wanted, partition).await?, json)?
             }
-            outcome(&projections, &wanted, cancel, json).await?
         }
     };
     projections.store().close().await;
@@ -201,19 +203,22 @@ async fn list(projections: &Projections, json: bool) -> anyhow::Result<Done> {
     Ok(Done::All)
 }
 
-/// Begins, or finds, and watches until the end.
+/// Begins what is not running, and watches all until the end.
 async fn rebuild(
     projections: &Projections,
     wanted: &[Projection],
     partition: Option<Partition>,
-) -> anyhow::Result<()> {
-    if let Requested::Running(running) = projections.rebuild(wanted, partition).await? {
+) -> anyhow::Result<Vec<Followed>> {
+    let requested = projections.rebuild(wanted, partition).await?;
+    for running in &requested.running {
         eprintln!(
-            "A rebuild of {} is running since {}: this is how far it is.",
-            running.projection.name(),
+            "A rebuild of {} is running since {}: it is followed to its end.",
+            name(running),
             output::time(Some(running.started_at)),
         );
     }
+    let mut followed: Vec<Followed> = requested.all().cloned().map(Followed::new).collect();
+    followed.sort_by_key(|followed| followed.rebuild.projection.name());
     let working = async {
         loop {
             // Whatever nobody works on; what a process that is gone has left, once that is sure.
@@ -224,18 +229,60 @@ async fn rebuild(
         }
     };
     tokio::select! {
-        watched = watch(projections, wanted) => watched,
-        () = working => Ok(()),
+        watched = watch(projections, &mut followed) => watched?,
+        () = working => {}
+    }
+    Ok(followed)
+}
+
+/// One rebuild, by its id, on its way to its end.
+#[derive(Clone, Debug)]
+struct Followed {
+    /// As last seen.
+    rebuild: Rebuild,
+    /// Another has taken its place on record before its end was seen.
+    is_lost: bool,
+}
+
+impl Followed {
+    fn new(rebuild: Rebuild) -> Self {
+        Self {
+            rebuild,
+            is_lost: false,
+        }
+    }
+
+    fn runs(&self) -> bool {
+        self.rebuild.state == State::Running && !self.is_lost
+    }
+
+    /// A rebuild that has ended stays so, whatever is on record afterwards.
+    fn look(&mut self, standing: &[Rebuild]) {
+        if !self.runs() {
+            return;
+        }
+        let rebuild_id = self.rebuild.rebuild_id;
+        let found = standing.iter().find(|standing| {
+            standing.projection == self.rebuild.projection && standing.rebuild_id == rebuild_id
+        });
+        match found {
+            Some(found) => self.rebuild = found.clone(),
+            None => self.is_lost = true,
+        }
     }
 }
 
-async fn watch(projections: &Projections, wanted: &[Projection]) -> anyhow::Result<()> {
+async fn watch(projections: &Projections, followed: &mut [Followed]) -> anyhow::Result<()> {
     let mut progress: Option<Progress> = None;
     let mut shown: BTreeMap<Projection, &'static str> = BTreeMap::new();
     loop {
-        let rebuilds = of(projections.rebuilds().await?, wanted);
-        let total = rebuilds.iter().map(|rebuild| rebuild.total).sum::<i64>();
-        let done = rebuilds.iter().map(|rebuild| rebuild.done).sum::<i64>();
+        let standing = projections.rebuilds().await?;
+        for followed in followed.iter_mut() {
+            followed.look(&standing);
+        }
+        let rebuilds = || followed.iter().map(|followed| &followed.rebuild);
+        let total = rebuilds().map(|rebuild| rebuild.total).sum::<i64>();
+        let done = rebuilds().map(|rebuild| rebuild.done).sum::<i64>();
         let progress = progress.get_or_insert_with(|| {
             Progress::new("rebuilding", Unit::Events, u64::try_from(total).ok())
         });
@@ -243,20 +290,14 @@ async fn watch(projections: &Projections, wanted: &[Projection]) -> anyhow::Resu
             u64::try_from(done).unwrap_or_default(),
             u64::try_from(total).unwrap_or_default(),
         );
-        for rebuild in rebuilds
-            .iter()
-            .filter(|rebuild| rebuild.state == State::Running)
-        {
+        for Followed { rebuild, .. } in followed.iter().filter(|followed| followed.runs()) {
             let phase = rebuild.phase.name();
             if shown.insert(rebuild.projection, phase) != Some(phase) && phase != "filling" {
                 let phase = phase.replace('_', " ");
                 progress.say(&format!("{}: {phase}", rebuild.projection.name()));
             }
         }
-        if rebuilds
-            .iter()
-            .all(|rebuild| rebuild.state != State::Running)
-        {
+        if !followed.iter().any(Followed::runs) {
             break;
         }
         tokio::time::sleep(LOOK).await;
@@ -267,45 +308,59 @@ async fn watch(projections: &Projections, wanted: &[Projection]) -> anyhow::Resu
     Ok(())
 }
 
-fn of(rebuilds: Vec<Rebuild>, wanted: &[Projection]) -> Vec<Rebuild> {
-    rebuilds
-        .into_iter()
-        .filter(|rebuild| wanted.contains(&rebuild.projection))
-        .collect()
-}
-
-async fn outcome(
-    projections: &Projections,
-    wanted: &[Projection],
-    cancelled: bool,
-    json: bool,
-) -> anyhow::Result<Done> {
-    let rebuilds = of(projections.rebuilds().await?, wanted);
-    let good = if cancelled {
-        State::Cancelled
-    } else {
-        State::Done
-    };
-    let all_good = rebuilds.iter().all(|rebuild| rebuild.state == good);
+/// What became of rebuilds that were followed.
+fn ended(followed: &[Followed], json: bool) -> anyhow::Result<Done> {
     if json {
-        output::json(&rebuilds.iter().map(RebuildView::from).collect::<Vec<_>>())?;
+        let views = followed
+            .iter()
+            .map(|followed| RebuildView::from(&followed.rebuild));
+        output::json(&views.collect::<Vec<_>>())?;
     } else {
-        for rebuild in &rebuilds {
-            output::line(sentence(rebuild))?;
-        }
-        if rebuilds.is_empty() {
-            output::line("No rebuild was running.")?;
+        for Followed { rebuild, is_lost } in followed {
+            if *is_lost {
+                output::line(format_args!(
+                    "{}: nobody knows how it ended: another rebuild has begun since",
+                    name(rebuild)
+                ))?;
+            } else {
+                output::line(sentence(rebuild))?;
+            }
         }
     }
-    Ok(if all_good || cancelled {
+    let is_done = |followed: &Followed| followed.rebuild.state == State::Done;
+    Ok(if followed.iter().all(is_done) {
         Done::All
     } else {
         Done::No
     })
 }
 
-fn sentence(rebuild: &Rebuild) -> String {
+/// The last rebuild of each, after those that ran were cancelled.
+fn cancelled(rebuilds: &[Rebuild], json: bool) -> anyhow::Result<Done> {
+    if json {
+        output::json(&rebuilds.iter().map(RebuildView::from).collect::<Vec<_>>())?;
+    } else {
+        for rebuild in rebuilds {
+            output::line(sentence(rebuild))?;
+        }
+        if rebuilds.is_empty() {
+            output::line("No rebuild was running.")?;
+        }
+    }
+    Ok(Done::All)
+}
+
+/// The projection, and the partition if it is only one.
+fn name(rebuild: &Rebuild) -> String {
     let name = rebuild.projection.name();
+    match rebuild.partition {
+        None => name.to_owned(),
+        Some(partition) => format!("{name}, partition {partition}"),
+    }
+}
+
+fn sentence(rebuild: &Rebuild) -> String {
+    let name = name(rebuild);
     match rebuild.state {
         State::Running => format!("{name}: running"),
         State::Cancelled => format!("{name}: cancelled; the tables are as they were"),

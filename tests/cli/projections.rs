@@ -1,8 +1,10 @@
 //! How far projections are, and rebuilding them by hand.
 
+use std::io::{BufRead, BufReader, Read};
+
 use serde_json::{Value, json};
 
-use crate::place::{Place, on_both_databases, until};
+use crate::place::{Place, Ran, on_both_databases, until};
 
 on_both_databases!(
     projections_are_listed_with_how_far_they_are,
@@ -10,6 +12,7 @@ on_both_databases!(
     tables_are_rebuilt_beside_a_server,
     a_rebuild_that_fails_says_why,
     what_runs_is_cancelled,
+    what_runs_is_followed_beside_what_begins,
 );
 
 const NAMES: [&str; 4] = ["notifications", "notification_logs", "timeline", "metrics"];
@@ -241,4 +244,65 @@ async fn what_runs_is_cancelled(place: Place) {
         "1",
     ]);
     assert_eq!(both.code(), 2, "{both:?}");
+}
+
+async fn what_runs_is_followed_beside_what_begins(place: Place) {
+    let place = recorded(place);
+    for (state, code) in [("done", 0), ("cancelled", 1), ("failed", 1)] {
+        let before = place.json(&["projections", "rebuild", "all", "--json"]);
+        let before = by_name(&before);
+        assert_eq!(before.len(), NAMES.len());
+        // As if somebody were at one of them, for a while.
+        let runs = "UPDATE projection_rebuilds SET state = 'running', owner = rebuild_id,
+            lease_until = 9000000000000000 WHERE projection = 'timeline'";
+        place.sql(runs).await;
+
+        let mut child = place
+            .command(&["projections", "rebuild", "all", "--json"])
+            .spawn()
+            .unwrap();
+        // Its end comes after the others have begun.
+        let mut said = String::new();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        while !said.contains("A rebuild of timeline is running") {
+            assert_ne!(stderr.read_line(&mut said).unwrap(), 0, "{said}");
+        }
+        let ends = format!(
+            "UPDATE projection_rebuilds SET state = '{state}', owner = NULL
+            WHERE projection = 'timeline'"
+        );
+        place.sql(&ends).await;
+        let telling = std::thread::spawn(move || {
+            let _ = stderr.read_to_string(&mut said);
+            said
+        });
+        let ran = Ran::from(child.wait_with_output().unwrap());
+        let said = telling.join().unwrap();
+
+        assert_eq!(ran.code(), code, "{state}: {ran:?} {said}");
+        let after: Value = serde_json::from_str(&ran.stdout).unwrap();
+        let after = by_name(&after);
+        assert_eq!(after.len(), NAMES.len(), "{ran:?}");
+        for name in NAMES {
+            let (was, is) = (&before[name], &after[name]);
+            if name == "timeline" {
+                assert_eq!(is["rebuild_id"], was["rebuild_id"]);
+                assert_eq!(is["state"], state);
+            } else {
+                assert_ne!(
+                    is["rebuild_id"], was["rebuild_id"],
+                    "{name} was not rebuilt"
+                );
+                assert_eq!(is["rebuild_id"], after["metrics"]["rebuild_id"], "{name}");
+                assert_eq!(is["state"], "done", "{is}");
+            }
+        }
+    }
+}
+
+fn by_name(rebuilds: &Value) -> std::collections::BTreeMap<&str, &Value> {
+    let rebuilds = rebuilds.as_array().unwrap().iter();
+    rebuilds
+        .map(|rebuild| (rebuild["projection"].as_str().unwrap(), rebuild))
+        .collect()
 }

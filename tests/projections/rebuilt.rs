@@ -9,7 +9,7 @@ use notification_ledger::domain::time::Timestamp;
 use notification_ledger::ledger::database::Database;
 use notification_ledger::ledger::record::{Partition, TenantPlace};
 use notification_ledger::projections::Projection;
-use notification_ledger::projections::rebuild::{Phase, Requested, State};
+use notification_ledger::projections::rebuild::{Phase, State};
 use notification_ledger::projections::replay::{AsOf, Difference, Replay};
 
 use crate::client::sent;
@@ -202,14 +202,24 @@ async fn a_rebuild_is_asked_for_once_and_can_be_cancelled(place: &Place) {
     store.add_checkpoints().await.unwrap();
     let wanted = [Projection::Timeline];
     let begun = process.projections.rebuild(&wanted, None).await.unwrap();
-    assert!(matches!(begun, Requested::Begun(_)), "{begun:?}");
+    assert_eq!(begun.begun.len(), 1, "{begun:?}");
+    assert!(begun.running.is_empty(), "{begun:?}");
 
     let again = process.projections.rebuild(&wanted, None).await.unwrap();
 
-    let Requested::Running(running) = again else {
-        panic!("{again:?}");
-    };
-    assert_eq!(running.state, State::Running);
+    assert!(again.begun.is_empty(), "{again:?}");
+    assert_eq!(again.running.len(), 1, "{again:?}");
+    assert_eq!(again.running[0].state, State::Running);
+    assert_eq!(again.running[0].rebuild_id, begun.begun[0].rebuild_id);
+    // Of several, the others begin.
+    let both = [Projection::Timeline, Projection::Metrics];
+    let both = process.projections.rebuild(&both, None).await.unwrap();
+    assert_eq!(both.begun.len(), 1, "{both:?}");
+    assert_eq!(both.begun[0].projection, Projection::Metrics);
+    assert_eq!(both.running.len(), 1, "{both:?}");
+    assert_eq!(both.running[0].rebuild_id, begun.begun[0].rebuild_id);
+    let metrics = process.projections.cancel_rebuild(Projection::Metrics);
+    assert_eq!(metrics.await.unwrap().unwrap().state, State::Cancelled);
     let cancelled = process
         .projections
         .cancel_rebuild(Projection::Timeline)

@@ -34,18 +34,26 @@ const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
 /// How often it is looked for rebuilds whose process is gone.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// What asking for a rebuild led to.
-#[derive(Clone, Debug)]
-pub enum Requested {
-    /// It begins, as part of a group that shares its reads.
-    Begun(Vec<Rebuild>),
-    /// One is running: it stays as it is.
-    Running(Rebuild),
+/// What asking for rebuilds led to: each that was asked for is in one of these.
+#[derive(Clone, Debug, Default)]
+pub struct Requested {
+    /// They begin, as a group that shares its reads.
+    pub begun: Vec<Rebuild>,
+    /// They were running, and stay as they are.
+    pub running: Vec<Rebuild>,
+}
+
+impl Requested {
+    /// What runs now, whoever asked for it.
+    pub fn all(&self) -> impl Iterator<Item = &Rebuild> {
+        self.running.iter().chain(&self.begun)
+    }
 }
 
 impl Projections {
-    /// Begins to rebuild some projections, sharing one read of the record; `partition` alone or
-    /// all of it. Whoever follows ([`Self::start`]) or works ([`Self::work`]) carries it out.
+    /// Begins to rebuild those projections of which no rebuild is running, sharing one read of the
+    /// record; `partition` alone or all of it. Whoever follows ([`Self::start`]) or works
+    /// ([`Self::work`]) carries it out.
     ///
     /// # Errors
     ///
@@ -58,22 +66,23 @@ impl Projections {
         let room = &self.inner;
         let mut transaction = room.store.begin().await?;
         transaction.lock_rebuilds().await?;
-        let standing = transaction.rebuilds().await?;
+        let mut running = transaction.rebuilds().await?;
         let now = room.surroundings.now();
-        let running = standing.into_iter().find(|rebuild| {
+        running.retain(|rebuild| {
             projections.contains(&rebuild.projection) && rebuild.is_in_the_way(now)
         });
-        if let Some(running) = running {
-            return Ok(Requested::Running(running));
-        }
-        let rebuild_id = self.begin(transaction, projections, partition).await?;
-        let begun = room.store.rebuilds().await?;
-        Ok(Requested::Begun(
-            begun
-                .into_iter()
-                .filter(|rebuild| rebuild.rebuild_id == rebuild_id)
-                .collect(),
-        ))
+        let is_idle = |projection: &Projection| {
+            let mut running = running.iter();
+            running.all(|rebuild| rebuild.projection != *projection)
+        };
+        let idle: Vec<Projection> = projections.iter().copied().filter(is_idle).collect();
+        let begun = if idle.is_empty() {
+            transaction.roll_back().await?;
+            Vec::new()
+        } else {
+            self.begin(transaction, &idle, partition).await?
+        };
+        Ok(Requested { begun, running })
     }
 
     /// Notes rebuilds that begin, as one group, and wakes who carries them out. Nobody else may
@@ -83,7 +92,7 @@ impl Projections {
         mut transaction: Transaction,
         projections: &[Projection],
         partition: Option<Partition>,
-    ) -> Result<uuid::Uuid, StorageError> {
+    ) -> Result<Vec<Rebuild>, StorageError> {
         let room = &self.inner;
         let now = room.surroundings.now();
         let rebuild_id = room.surroundings.ids.time_ordered();
@@ -107,9 +116,12 @@ impl Projections {
             transaction.add_rebuild(&new).await?;
             transaction.create_shadow(*projection).await?;
         }
+        // Read before anybody else can move them.
+        let mut begun = transaction.rebuilds().await?;
+        begun.retain(|rebuild| rebuild.rebuild_id == rebuild_id);
         transaction.commit().await?;
         room.rebuild_wanted.notify_waiters();
-        Ok(rebuild_id)
+        Ok(begun)
     }
 
     /// The last rebuild of every projection that had one.
