@@ -56,7 +56,10 @@ pub(super) struct Arguments {
     diff: bool,
     #[arg(long, value_enum, default_value_t = Format::Csv)]
     format: Format,
-    /// Write here instead of to stdout; the file appears when it is complete
+    /// Write here instead of to stdout
+    ///
+    /// A file appears, or takes the place of the old one, when it is complete; through a link, where
+    /// the link points to. A pipe or a device is written to as rows come.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
@@ -198,23 +201,43 @@ struct Aside {
 impl Output {
     fn open(path: Option<&Path>) -> anyhow::Result<Self> {
         let Some(path) = path else {
-            return Ok(Self {
-                to: Box::new(BufWriter::new(io::stdout())),
-                file: None,
-            });
+            return Ok(Self::to(io::stdout(), None));
         };
-        let mut aside = path.as_os_str().to_owned();
-        aside.push(".part");
-        let aside = PathBuf::from(aside);
-        let file = File::create(&aside)
-            .with_context(|| format!("`{}` can't be written", aside.display()))?;
-        Ok(Self {
-            to: Box::new(BufWriter::new(file)),
-            file: Some(Aside {
-                written: aside,
-                wanted: path.to_owned(),
-            }),
-        })
+        Self::at(path).with_context(|| format!("`{}` can't be written", path.display()))
+    }
+
+    fn at(path: &Path) -> io::Result<Self> {
+        let standing = match std::fs::metadata(path) {
+            Ok(standing) => Some(standing),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        // A pipe, a device: nothing that a file may take the place of.
+        if standing
+            .as_ref()
+            .is_some_and(|standing| !standing.is_file())
+        {
+            let there = File::options().write(true).open(path)?;
+            return Ok(Self::to(there, None));
+        }
+        let wanted = followed(path)?;
+        // Not a name that somebody else may be using.
+        let name = format!(".replay-{}.part", Surroundings::system().ids.random());
+        let written = wanted.with_file_name(name);
+        let file = File::create_new(&written)?;
+        let aside = Aside { written, wanted };
+        if let Some(standing) = standing {
+            // Whoever may not read the old one may not read the new one either.
+            file.set_permissions(standing.permissions())?;
+        }
+        Ok(Self::to(file, Some(aside)))
+    }
+
+    fn to(to: impl Write + Send + 'static, file: Option<Aside>) -> Self {
+        Self {
+            to: Box::new(BufWriter::new(to)),
+            file,
+        }
     }
 
     fn finish(mut self) -> anyhow::Result<()> {
@@ -227,6 +250,23 @@ impl Output {
         Ok(())
     }
 }
+
+/// Where a path leads to through links, whether or not anything is there yet.
+fn followed(path: &Path) -> io::Result<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        match std::fs::read_link(&path) {
+            // Relative to the folder of the link; an absolute one replaces it.
+            Ok(target) => path = path.parent().unwrap_or(Path::new("")).join(target),
+            // No link, or nothing there.
+            Err(_) => return Ok(path),
+        }
+    }
+    Err(io::Error::from(io::ErrorKind::InvalidInput))
+}
+
+/// Links that lead to links, as many as Linux follows (`path_resolution(7)`).
+const LINKS_MAX: usize = 40;
 
 impl Drop for Aside {
     fn drop(&mut self) {

@@ -1,6 +1,7 @@
 //! `replay`: old events under a new question, into CSV or NDJSON.
 
 use std::collections::BTreeMap;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use notification_ledger::clock::{Clock, System};
@@ -391,6 +392,90 @@ fn a_file_appears_when_it_is_complete() {
     ]);
     assert_eq!(nowhere.code(), 1, "{nowhere:?}");
     assert!(nowhere.stderr.contains("no/where.csv"), "{nowhere:?}");
+}
+
+#[test]
+fn what_is_no_file_is_written_to_and_stays() {
+    use std::os::unix::fs::FileTypeExt;
+
+    let (place, _) = recorded(Place::sqlite());
+    let shown = replay(&place, &["timeline"]).stdout;
+    let pipe = place.path("pipe");
+    let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    std::os::unix::fs::symlink("pipe", place.path("link")).unwrap();
+    for name in ["pipe", "link"] {
+        // Ends by itself, even if nobody ever writes.
+        let reader = Command::new("timeout")
+            .args(["20", "cat"])
+            .arg(&pipe)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+
+        replay(&place, &["timeline", "--out", name]);
+
+        let read = reader.wait_with_output().unwrap();
+        assert_eq!(String::from_utf8(read.stdout).unwrap(), shown, "{name}");
+        let kind = std::fs::symlink_metadata(&pipe).unwrap().file_type();
+        assert!(kind.is_fifo(), "{kind:?}");
+        assert!(place.path("link").is_symlink());
+    }
+    std::fs::create_dir(place.path("folder")).unwrap();
+    let ran = place.run(&["replay", "timeline", "--tenant", "acme", "--out", "folder"]);
+    assert_eq!(ran.code(), 1, "{ran:?}");
+    assert!(ran.stderr.contains("`folder` can't be written"), "{ran:?}");
+    assert!(place.path("folder").is_dir());
+}
+
+#[test]
+fn a_link_stays_and_what_it_points_to_is_replaced() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    let (place, _) = recorded(Place::sqlite());
+    let shown = replay(&place, &["timeline"]).stdout;
+    std::fs::create_dir(place.path("there")).unwrap();
+    let target = place.path("there/logs.csv");
+    std::fs::write(&target, "as it was").unwrap();
+    let private = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(&target, private).unwrap();
+    symlink("there/logs.csv", place.path("logs.csv")).unwrap();
+    // What is there yet, and what is not, through two links.
+    symlink("there/new.csv", place.path("new.csv")).unwrap();
+    symlink("new.csv", place.path("newer.csv")).unwrap();
+    // Somebody else's.
+    std::fs::write(place.path("logs.csv.part"), "mine").unwrap();
+    std::fs::write(place.path("there/logs.csv.part"), "mine").unwrap();
+
+    replay(&place, &["timeline", "--out", "logs.csv"]);
+    replay(&place, &["timeline", "--out", "newer.csv"]);
+
+    for link in ["logs.csv", "new.csv", "newer.csv"] {
+        assert!(place.path(link).is_symlink(), "{link}");
+        let through = std::fs::read_to_string(place.path(link)).unwrap();
+        assert_eq!(through, shown, "{link}");
+    }
+    let mode = std::fs::metadata(&target).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    for part in ["logs.csv.part", "there/logs.csv.part"] {
+        assert_eq!(std::fs::read_to_string(place.path(part)).unwrap(), "mine");
+    }
+    let names = std::fs::read_dir(place.path("there")).unwrap();
+    let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["logs.csv", "logs.csv.part", "new.csv"]);
+    // A link to itself leads nowhere.
+    symlink("round.csv", place.path("round.csv")).unwrap();
+    let ran = place.run(&[
+        "replay",
+        "timeline",
+        "--tenant",
+        "acme",
+        "--out",
+        "round.csv",
+    ]);
+    assert_eq!(ran.code(), 1, "{ran:?}");
+    assert!(ran.stderr.contains("round.csv"), "{ran:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
