@@ -127,6 +127,8 @@ fn run(cli: Cli) -> anyhow::Result<Done> {
     if !command.logs() && config.telemetry.log_level == LOG_LEVEL_DEFAULT {
         LOG_LEVEL_OF_ANSWERS.clone_into(&mut config.telemetry.log_level);
     }
+    let connections_max = &mut config.database_connections_max;
+    *connections_max = command.connections_min().max(*connections_max);
     let telemetry = telemetry::init(&config.telemetry)?;
     let given = Given {
         metrics: Metrics::new()?,
@@ -151,6 +153,16 @@ impl Command {
             self,
             Self::Verify(_) | Self::Projections(_) | Self::Replay(_)
         )
+    }
+
+    /// A replay beside live rows holds on to those through one connection, and reads the record
+    /// through another.
+    fn connections_min(&self) -> u32 {
+        if matches!(self, Self::Replay(_)) {
+            2
+        } else {
+            1
+        }
     }
 
     /// Runs on, and logs what it does: the demo shows that in its own way.

@@ -113,8 +113,9 @@ pub(super) async fn run(given: &Given, arguments: &Arguments) -> anyhow::Result<
         to: arguments.to,
         rule: arguments.rule,
     };
-    let total = projections.replay_size(&replay).await?;
-    let mut progress = Progress::new("replaying", Unit::Events, u64::try_from(total).ok());
+    let moment = projections.moment(&replay, arguments.diff).await?;
+    let (total, behind) = (u64::try_from(moment.until.0), moment.behind);
+    let mut progress = Progress::new("replaying", Unit::Events, total.ok());
     let mut output = Output::open(arguments.out.as_deref())?;
     let table = replay.projection.tables()[0];
     let headings = if arguments.diff {
@@ -125,7 +126,7 @@ pub(super) async fn run(given: &Given, arguments: &Arguments) -> anyhow::Result<
     let mut writer = RowWriter::new(arguments.format, &headings);
     writer.head(&mut output.to)?;
     let mut differences = 0;
-    let replayed = projections.replay(&replay, arguments.diff, |page| {
+    let replayed = projections.replay(&replay, moment, |page| {
         if arguments.diff {
             differences += write_differences(&writer, table, &page, &mut output.to)?;
         } else {
@@ -141,6 +142,12 @@ pub(super) async fn run(given: &Given, arguments: &Arguments) -> anyhow::Result<
     progress.finish();
     if arguments.diff {
         eprintln!("{differences} differences between the live rows and the replay.");
+        if behind > 0 {
+            eprintln!(
+                "The live rows lack the last {behind} events of this part of the ledger; so does \
+                 the replay."
+            );
+        }
     }
     projections.store().close().await;
     database.close().await;

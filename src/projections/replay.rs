@@ -8,12 +8,12 @@ use std::fmt::Write as _;
 use super::changes::Sums;
 use super::projection::Projection;
 use super::rebuild::fill::{self, Whole};
-use super::store::Store;
+use super::store::Transaction;
 use super::table::{Cell, Rows, Table, Writing};
 use super::{Projections, metrics};
 use crate::domain::precedence::PrecedenceRule;
 use crate::domain::time::Timestamp;
-use crate::ledger::record::{Position, TenantPlace};
+use crate::ledger::record::{PlainEvent, Position, TenantPlace};
 use crate::ledger::storage::{StorageError, StreamQuery};
 
 /// What is to be replayed.
@@ -36,6 +36,17 @@ pub enum AsOf {
     /// Those recorded by then.
     Time(Timestamp),
     Position(Position),
+}
+
+/// When a replay is made: whatever comes in while it runs is not in it.
+#[derive(Debug)]
+pub struct Moment {
+    /// The last event that is read. Beside live rows it is the last that they know.
+    pub until: Position,
+    /// How many events were asked for and are left out, because the live rows don't know them.
+    pub behind: i64,
+    /// Sees the live rows as they are after that event.
+    live: Option<Transaction>,
 }
 
 /// Rows that are ready, and how many events were read for them.
@@ -73,22 +84,43 @@ pub enum ReplayError {
 }
 
 impl Projections {
-    /// How many events a replay reads at most, in the whole partition.
+    /// Chooses the moment of a replay: now, or what the live rows know now. With `beside_live` those
+    /// stay as they are for this replay, whoever writes; on PostgreSQL a rebuild can't swap their
+    /// tables until it is over, and tries again.
     ///
     /// # Errors
     ///
     /// [`StorageError`] when the database failed.
-    pub async fn replay_size(&self, replay: &Replay) -> Result<i64, StorageError> {
-        let heads = self.inner.storage.heads().await?;
-        let head = heads
-            .iter()
-            .find(|head| head.partition == replay.tenant.partition);
-        Ok(head.map_or(0, |head| head.position.0))
+    pub async fn moment(&self, replay: &Replay, beside_live: bool) -> Result<Moment, StorageError> {
+        let partition = replay.tenant.partition;
+        let asked_for = |head: Position| match replay.as_of {
+            AsOf::Position(position) => head.min(position),
+            AsOf::Now | AsOf::Time(_) => head,
+        };
+        if !beside_live {
+            let heads = self.inner.storage.heads().await?;
+            let head = heads.iter().find(|head| head.partition == partition);
+            return Ok(Moment {
+                until: asked_for(head.map_or(Position(0), |head| head.position)),
+                behind: 0,
+                live: None,
+            });
+        }
+        let mut live = self.store().snapshot_of(replay.projection).await?;
+        let checkpoints = live.look_at_checkpoints(partition).await?;
+        let mut checkpoints = checkpoints.iter();
+        let at = checkpoints.find(|at| at.projection == replay.projection);
+        let (until, head) = at.map_or_else(Default::default, |at| (at.position, at.head));
+        Ok(Moment {
+            until,
+            behind: (asked_for(head).0 - until.0).max(0),
+            live: Some(live),
+        })
     }
 
     /// Runs a projection over the tenant's events and hands over its rows, a page at a time, in the
-    /// order of streams; metrics come as one page at the end. Memory holds a few pages. With
-    /// `beside_live`, each page comes with the live rows of the same streams.
+    /// order of streams; metrics come as one page at the end. Memory holds a few pages. Of a moment
+    /// beside live rows, each page comes with the live rows of the same streams.
     ///
     /// # Errors
     ///
@@ -96,19 +128,18 @@ impl Projections {
     pub async fn replay(
         &self,
         replay: &Replay,
-        beside_live: bool,
+        moment: Moment,
         mut take: impl FnMut(Page<'_>) -> std::io::Result<()>,
     ) -> Result<(), ReplayError> {
         let table = replay.projection.tables()[0];
-        let until = match replay.as_of {
-            AsOf::Position(position) => position,
-            AsOf::Now | AsOf::Time(_) => Position(i64::MAX),
-        };
+        let mut beside = moment.live;
         let query = StreamQuery {
             partition: replay.tenant.partition,
             tenant_id: Some(replay.tenant.tenant_id.clone()),
             after: None,
-            until,
+            // Beside live rows also those that were not known then: so a page of events spans no
+            // more live rows than fit beside it.
+            until: moment.until,
             limit: 0,
             bytes_max: 0,
         };
@@ -142,9 +173,11 @@ impl Projections {
                 continue;
             }
             let mut live = None;
-            if beside_live && let Some(last) = last {
+            if let Some(beside) = &mut beside
+                && let Some(last) = last
+            {
                 let span = (!is_first).then_some(after);
-                live = Some(replay.live(self.store(), span, Some(last)).await?);
+                live = Some(replay.live(beside, span, Some(last)).await?);
                 after = last;
                 is_first = false;
             }
@@ -160,15 +193,15 @@ impl Projections {
                 rows.extend_from_row(row);
             }
             let mut live = None;
-            if beside_live {
-                live = Some(replay.live(self.store(), None, None).await?);
+            if let Some(beside) = &mut beside {
+                live = Some(replay.live(beside, None, None).await?);
             }
             take(replay.page(rows, live, events)).map_err(ReplayError::Output)?;
-        } else if beside_live {
-            // What is live after the last stream that is known.
+        } else if let Some(beside) = &mut beside {
+            // What is live after the last stream, though nothing should be.
             let rows = Rows::new(table);
             let span = (!is_first).then_some(after);
-            let live = Some(replay.live(self.store(), span, None).await?);
+            let live = Some(replay.live(beside, span, None).await?);
             take(replay.page(rows, live, events)).map_err(ReplayError::Output)?;
         }
         Ok(())
@@ -180,15 +213,16 @@ const STREAMS_AT_ONCE: usize = 50;
 
 /// Leaves only what was known by then; whole streams may go.
 fn known_by(page: &mut Vec<Whole>, as_of: AsOf) {
-    if let AsOf::Time(time) = as_of {
-        for whole in page.iter_mut() {
-            // Recorded in order, so what is known is a beginning.
-            whole
-                .events
-                .retain(|event| event.recorded_at <= time.as_micros());
-        }
-        page.retain(|whole| !whole.events.is_empty());
+    let is_known = |event: &PlainEvent| match as_of {
+        AsOf::Now => true,
+        AsOf::Time(time) => event.recorded_at <= time.as_micros(),
+        AsOf::Position(position) => event.position <= position,
+    };
+    for whole in page.iter_mut() {
+        // Recorded in order, so what is known is a beginning.
+        whole.events.retain(is_known);
     }
+    page.retain(|whole| !whole.events.is_empty());
 }
 
 impl Replay {
@@ -257,7 +291,7 @@ impl Replay {
     /// The live rows of the streams after one, up to another, in the time asked for.
     async fn live(
         &self,
-        store: &Store,
+        live: &mut Transaction,
         after: Option<uuid::Uuid>,
         until: Option<uuid::Uuid>,
     ) -> Result<Rows<'static>, StorageError> {
@@ -284,7 +318,7 @@ impl Replay {
             }
         }
         let mut rows = Rows::new(table);
-        for row in store.select(&sql, &arguments, table.columns).await? {
+        for row in live.select(&sql, &arguments, table.columns).await? {
             rows.extend_from_row(&row);
         }
         Ok(self.within(&rows))

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use notification_ledger::clock::{Clock, System};
@@ -15,6 +16,7 @@ on_both_databases!(
     what_was_known_then_is_printed,
     another_rule_judges_otherwise,
     what_would_change_is_listed,
+    what_comes_in_meanwhile_is_no_difference,
     what_people_read_is_not_touched,
     it_needs_no_master_key_and_runs_beside_a_server,
 );
@@ -23,6 +25,7 @@ on_both_databases!(
 const BOUNCED: &str = "019353f0-5f5c-7000-8000-000000000001";
 /// Of the notification that was sent.
 const SENT: &str = "019353f0-5f5c-7000-8000-000000000002";
+const PROJECTIONS: [&str; 4] = ["notifications", "notification_logs", "timeline", "metrics"];
 const LINES: &str = "two\nlines, and \"quotes\"";
 
 type Record = BTreeMap<String, String>;
@@ -277,7 +280,8 @@ async fn another_rule_judges_otherwise(place: Place) {
 }
 
 async fn what_would_change_is_listed(place: Place) {
-    let place = followed(place);
+    // However few connections there may be.
+    let place = followed(place).with("LEDGER_DATABASE_CONNECTIONS_MAX", "1");
     for projection in ["notifications", "notification_logs", "timeline", "metrics"] {
         let ran = replay(&place, &[projection, "--diff"]);
         assert_eq!(ran.stdout.lines().count(), 1, "{ran:?}");
@@ -329,6 +333,66 @@ async fn what_would_change_is_listed(place: Place) {
         &["timeline", "--diff", "--to", "2026-03-14T09:10:00Z"],
     );
     assert_eq!(before.len(), 0, "{before:?}");
+}
+
+async fn what_comes_in_meanwhile_is_no_difference(place: Place) {
+    let place = followed(place);
+    let unchanged = |said: &str| {
+        for projection in PROJECTIONS {
+            let ran = replay(&place, &[projection, "--diff"]);
+            assert_eq!(ran.stdout.lines().count(), 1, "{projection}: {ran:?}");
+            assert!(ran.stderr.contains("0 differences"), "{ran:?}");
+            assert_eq!(ran.stderr.contains("lack the last"), !said.is_empty());
+            assert!(ran.stderr.contains(said), "{ran:?}");
+        }
+    };
+    // Nobody follows: the live rows don't know this, and there is nothing to compare it with.
+    let commands = |round: u32| {
+        let ids = (0..20).map(|number| format!("019353f0-5f5c-7000-9000-{round:06x}{number:06x}"));
+        let news = ids.flat_map(|id| [request(&id, "o"), fact(&id, "sent", "11:00:00")]);
+        let later = format!("12:{:02}:00", round % 60);
+        let old = [fact(SENT, "seen", &later), fact(BOUNCED, "read", &later)];
+        news.chain(old).collect::<Vec<_>>()
+    };
+    import(&place, &commands(0));
+    unchanged("lack the last 42 events");
+    let then = position(&place, 6);
+    let ran = replay(&place, &["timeline", "--diff", "--as-of", &then]);
+    assert!(!ran.stderr.contains("lack the last"), "{ran:?}");
+
+    // Somebody follows, and others write all the time.
+    let service = place.serve();
+    let stop = AtomicBool::new(false);
+    let rounds = std::thread::scope(|scope| {
+        let writing = scope.spawn(|| {
+            let mut round = 0;
+            while !stop.load(Ordering::Relaxed) {
+                round += 1;
+                import(&place, &commands(round));
+            }
+            round
+        });
+        let looked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for _ in 0..3 {
+                for projection in PROJECTIONS {
+                    let ran = replay(&place, &[projection, "--diff"]);
+                    assert_eq!(ran.stdout.lines().count(), 1, "{projection}: {ran:?}");
+                }
+            }
+        }));
+        stop.store(true, Ordering::Relaxed);
+        let rounds = writing.join().unwrap();
+        looked.unwrap();
+        rounds
+    });
+    assert!(rounds > 1, "nobody wrote meanwhile");
+    until("the tables have everything", || {
+        let places = place.json(&["projections", "list", "--json"]);
+        let places = places.as_array().unwrap();
+        places.iter().all(|at| at["lag_events"] == 0).then_some(())
+    });
+    unchanged("");
+    service.stop();
 }
 
 async fn what_people_read_is_not_touched(place: Place) {

@@ -114,9 +114,10 @@ async fn rebuilt_and_replayed_tables_are_the_live_ones(place: &Place) {
             rule: PrecedenceRule::default(),
         };
         let (mut rows, mut differences) = (0, Vec::new());
+        let moment = process.projections.moment(&replay, true).await.unwrap();
         process
             .projections
-            .replay(&replay, true, |page| {
+            .replay(&replay, moment, |page| {
                 rows += page.rows.len();
                 differences.push(format!("{:?}", page.differences()));
                 Ok(())
