@@ -17,7 +17,7 @@ use crate::domain::time::Timestamp;
 use crate::ledger::record::{LedgerPosition, Partition, TenantPlace};
 use crate::projections::Projection;
 use crate::projections::replay::{AsOf, Difference, Page, Replay};
-use crate::projections::table::{Cell, Column, Kind, Table};
+use crate::projections::table::{Cell, Column, Kind, Table, Writing};
 
 /// Run a projection over a tenant's events into CSV or NDJSON
 ///
@@ -50,8 +50,11 @@ pub(super) struct Arguments {
     rule: PrecedenceRule,
     /// List what would change in the live rows, instead of the rows
     ///
-    /// Of `metrics`, every resolution is compared: minutes, and the hours and days that lie between
-    /// `--from` and `--to` as a whole.
+    /// Compared are the rows that a replay prints, with the live ones that know the same events. Of
+    /// `metrics` every resolution is compared: minutes, and the hours and days that lie between
+    /// `--from` and `--to` as a whole; of a row that is added or removed each count is listed. Not
+    /// compared are the latencies behind quantiles, and the index by which notifications are found
+    /// by their metadata (the metadata itself is).
     #[arg(long)]
     diff: bool,
     #[arg(long, value_enum, default_value_t = Format::Csv)]
@@ -387,44 +390,83 @@ fn write_differences(
 ) -> io::Result<usize> {
     let differences = page.differences();
     for difference in &differences {
-        match difference {
-            Difference::Added(row) => write_difference(writer, table, "added", row, None, to)?,
-            Difference::Removed(row) => write_difference(writer, table, "removed", row, None, to)?,
+        let (word, row, changes) = match difference {
+            Difference::Added(row) => ("added", row, counts(table, row, Side::Replayed)),
+            Difference::Removed(row) => ("removed", row, counts(table, row, Side::Live)),
             Difference::Changed(live, replayed) => {
-                for index in table.key..table.columns.len() {
-                    if live[index] != replayed[index] {
-                        let change = Some((index, &live[index], &replayed[index]));
-                        write_difference(writer, table, "changed", replayed, change, to)?;
-                    }
-                }
+                let values = (table.key..table.columns.len()).filter(|i| live[*i] != replayed[*i]);
+                let changes = values.map(|index| Change {
+                    column: table.columns[index],
+                    live: &live[index],
+                    replayed: &replayed[index],
+                });
+                ("changed", replayed, changes.collect())
             }
+        };
+        let mut cells: Vec<Cell<'_>> = vec![word.into()];
+        cells.extend_from_slice(&row[..table.key]);
+        if changes.is_empty() {
+            cells.extend([Cell::Null, Cell::Null, Cell::Null]);
+            writer.row(&cells, to)?;
+            continue;
+        }
+        for change in changes {
+            cells.truncate(1 + table.key);
+            cells.extend(change.cells());
+            writer.row(&cells, to)?;
         }
     }
     Ok(differences.len())
 }
 
-fn write_difference(
-    writer: &RowWriter,
-    table: &Table,
-    word: &'static str,
-    row: &[Cell<'_>],
-    change: Option<(usize, &Cell<'_>, &Cell<'_>)>,
-    to: &mut dyn Write,
-) -> io::Result<()> {
-    let mut cells: Vec<Cell<'_>> = vec![word.into()];
-    cells.extend_from_slice(&row[..table.key]);
-    match change {
-        None => cells.extend([Cell::Null, Cell::Null, Cell::Null]),
-        Some((index, live, replayed)) => {
-            let column = table.columns[index];
-            let shown = |cell: &Cell<'_>| match cell {
-                Cell::Null => Cell::Null,
-                cell => Cell::from(text(cell, column.kind)),
-            };
-            cells.extend([column.name.into(), shown(live), shown(replayed)]);
-        }
+/// One value of a row, before and after.
+struct Change<'a> {
+    column: Column,
+    live: &'a Cell<'a>,
+    replayed: &'a Cell<'a>,
+}
+
+impl Change<'_> {
+    fn cells(&self) -> [Cell<'static>; 3] {
+        let shown = |cell: &Cell<'_>| match cell {
+            Cell::Null => Cell::Null,
+            cell => Cell::from(text(cell, self.column.kind)),
+        };
+        [
+            self.column.name.into(),
+            shown(self.live),
+            shown(self.replayed),
+        ]
     }
-    writer.row(&cells, to)
+}
+
+/// Which of both has a row that the other has not.
+#[derive(Clone, Copy)]
+enum Side {
+    Live,
+    Replayed,
+}
+
+/// What a row of counts says that only one side has; of other tables the key says which row it is.
+fn counts<'a>(table: &Table, row: &'a [Cell<'a>], side: Side) -> Vec<Change<'a>> {
+    let counted = |index: &usize| row[*index].as_int().is_some_and(|count| count != 0);
+    match table.writing {
+        Writing::Replace => Vec::new(),
+        Writing::Add => (table.key..table.columns.len())
+            .filter(counted)
+            .map(|index| {
+                let (live, replayed) = match side {
+                    Side::Live => (&row[index], &Cell::Null),
+                    Side::Replayed => (&Cell::Null, &row[index]),
+                };
+                Change {
+                    column: table.columns[index],
+                    live,
+                    replayed,
+                }
+            })
+            .collect(),
+    }
 }
 
 #[cfg(test)]

@@ -327,6 +327,28 @@ async fn what_would_change_is_listed(place: Place) {
     let added = csv(&place, &["timeline", "--diff"]);
     assert_eq!(each(&added, "change"), ["added"]);
     assert_eq!(added[0]["position"], "6");
+    // Of counts, how many.
+    place.sql("DELETE FROM metrics WHERE bounced > 0").await;
+    let counts = csv(&place, &["metrics", "--diff"]);
+    assert_eq!(each(&counts, "change"), ["added"], "{counts:?}");
+    assert_eq!(counts[0]["at"], "2026-03-14T09:10:00.000000Z");
+    let values = ["column", "live", "replayed"].map(|name| counts[0][name].as_str());
+    assert_eq!(values, ["bounced", "", "1"]);
+    let early = position(&place, 5);
+    let gone = csv(&place, &["metrics", "--as-of", &early, "--diff"]);
+    let fewer = csv(
+        &place,
+        &["metrics", "--as-of", &position(&place, 4), "--diff"],
+    );
+    let sent = |records: &[Record]| {
+        let mut removed = records.iter().filter(|one| one["change"] == "removed");
+        removed.any(|one| {
+            let values = ["at", "column", "live", "replayed"].map(|name| one[name].as_str());
+            values == ["2026-03-14T10:00:00.000000Z", "sent", "1", ""]
+        })
+    };
+    assert!(!sent(&gone), "{gone:?}");
+    assert!(sent(&fewer), "{fewer:?}");
     // Outside of the range nothing is compared.
     let before = csv(
         &place,
