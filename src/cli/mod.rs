@@ -2,7 +2,7 @@
 //!
 //! Answers go to stdout, and nothing else does: everything said beside them goes to stderr, as do
 //! log lines. The exit status is 0 when it was done, 1 when it failed, 2 when it was asked for in
-//! a wrong way, settings included. Nothing here decides anything: each subcommand hands its
+//! a wrong way, settings included, and 141 when whoever read rows left before their end. Nothing here decides anything: each subcommand hands its
 //! arguments to the rooms and shows what comes back.
 
 mod demo;
@@ -44,6 +44,8 @@ const LOG_LEVEL_DEFAULT: &str = "info";
 /// Exit statuses.
 const FAILED: u8 = 1;
 const WRONG_USE: u8 = 2;
+/// As a shell shows a program that SIGPIPE ended: not all was read, and nothing failed.
+const CUT_SHORT: u8 = 128 + 13;
 
 /// Keeps the complete, permanent and checkable history of every notification.
 ///
@@ -85,6 +87,8 @@ enum Done {
     All,
     /// The answer is "no", such as a chain that is broken. The command has said so.
     No,
+    /// Whoever read the rows has left before their end, as `head` does. There is nothing to say.
+    CutShort,
 }
 
 /// It was asked for in a way that can't be meant.
@@ -106,6 +110,7 @@ pub fn main() -> ExitCode {
     match run(cli) {
         Ok(Done::All) => ExitCode::SUCCESS,
         Ok(Done::No) => ExitCode::from(FAILED),
+        Ok(Done::CutShort) => ExitCode::from(CUT_SHORT),
         Err(error) => {
             eprintln!("error: {}", ErrorChain(error.as_ref()));
             if let Some(advice) = advice(&error) {

@@ -16,7 +16,7 @@ use crate::domain::precedence::PrecedenceRule;
 use crate::domain::time::Timestamp;
 use crate::ledger::record::{LedgerPosition, Partition, TenantPlace};
 use crate::projections::Projection;
-use crate::projections::replay::{AsOf, Difference, Page, Replay};
+use crate::projections::replay::{AsOf, Difference, Page, Replay, ReplayError};
 use crate::projections::table::{Cell, Column, Kind, Table, Writing};
 
 /// Run a projection over a tenant's events into CSV or NDJSON
@@ -116,33 +116,42 @@ pub(super) async fn run(given: &Given, arguments: &Arguments) -> anyhow::Result<
         to: arguments.to,
         rule: arguments.rule,
     };
+    // Before the moment is chosen: a pipe is waited for until somebody reads.
+    let mut output = Output::open(arguments.out.as_deref())?;
     let moment = projections.moment(&replay, arguments.diff).await?;
     let (total, behind) = (u64::try_from(moment.until.0), moment.behind);
     let mut progress = Progress::new("replaying", Unit::Events, total.ok());
-    let mut output = Output::open(arguments.out.as_deref())?;
     let table = replay.projection.tables()[0];
     let headings = if arguments.diff {
         difference_columns(table)
     } else {
         table.columns.to_vec()
     };
-    let mut writer = RowWriter::new(arguments.format, &headings);
-    writer.head(&mut output.to)?;
+    let writer = RowWriter::new(arguments.format, &headings);
     let mut differences = 0;
-    let replayed = projections.replay(&replay, moment, |page| {
-        if arguments.diff {
-            differences += write_differences(&writer, table, &page, &mut output.to)?;
-        } else {
-            for row in page.rows.iter() {
-                writer.row(row, &mut output.to)?;
+    let written = async {
+        writer.head(&mut output.to).map_err(ReplayError::Output)?;
+        let replayed = projections.replay(&replay, moment, |page| {
+            if arguments.diff {
+                differences += write_differences(&writer, table, &page, &mut output.to)?;
+            } else {
+                for row in page.rows.iter() {
+                    writer.row(row, &mut output.to)?;
+                }
             }
-        }
-        progress.add(page.events as u64);
-        Ok(())
-    });
-    replayed.await?;
-    output.finish()?;
+            progress.add(page.events as u64);
+            Ok(())
+        });
+        replayed.await?;
+        output.to.flush().map_err(ReplayError::Output)
+    };
+    let written = written.await;
     progress.finish();
+    if arguments.out.is_none() && has_no_reader(&written) {
+        return Ok(Done::CutShort);
+    }
+    written?;
+    output.finish()?;
     if arguments.diff {
         eprintln!("{differences} differences between the live rows and the replay.");
         if behind > 0 {
@@ -155,6 +164,13 @@ pub(super) async fn run(given: &Given, arguments: &Arguments) -> anyhow::Result<
     projections.store().close().await;
     database.close().await;
     Ok(Done::All)
+}
+
+fn has_no_reader(written: &Result<(), ReplayError>) -> bool {
+    match written {
+        Err(ReplayError::Output(error)) => error.kind() == io::ErrorKind::BrokenPipe,
+        Err(ReplayError::Storage(_) | ReplayError::Unreadable(_)) | Ok(()) => false,
+    }
 }
 
 async fn tenant(
@@ -250,8 +266,8 @@ impl Output {
         }
     }
 
-    fn finish(mut self) -> anyhow::Result<()> {
-        self.to.flush().context("the rows could not be written")?;
+    /// Everything is written.
+    fn finish(self) -> anyhow::Result<()> {
         drop(self.to);
         if let Some(Aside { written, wanted }) = &self.file {
             std::fs::rename(written, wanted)
@@ -299,7 +315,7 @@ impl RowWriter {
         }
     }
 
-    fn head(&mut self, to: &mut dyn Write) -> io::Result<()> {
+    fn head(&self, to: &mut dyn Write) -> io::Result<()> {
         match self.format {
             Format::Csv => {
                 let names: Vec<_> = self.columns.iter().map(|column| column.name).collect();

@@ -481,6 +481,36 @@ fn a_file_appears_when_it_is_complete() {
 }
 
 #[test]
+fn a_reader_who_leaves_ends_it_without_a_word() {
+    let (place, _) = recorded(Place::sqlite());
+    for arguments in [
+        &["timeline"][..],
+        &["timeline", "--format", "ndjson"],
+        &["metrics"],
+        &["timeline", "--diff"],
+    ] {
+        let arguments = [&["replay"], arguments, &["--tenant", "acme"]].concat();
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = place.command(&arguments);
+        command.stdout(writer);
+
+        let ran = Ran::of(command);
+
+        // What a shell shows of others who write into a closed pipe.
+        assert_eq!(ran.code(), 128 + 13, "{arguments:?}: {ran:?}");
+        assert_eq!(ran.stderr, "", "{arguments:?}");
+    }
+    // A full disk is no reader who left.
+    let full = std::fs::File::options().write(true).open("/dev/full");
+    let mut command = place.command(&["replay", "timeline", "--tenant", "acme"]);
+    command.stdout(full.unwrap());
+    let ran = Ran::from(command.spawn().unwrap().wait_with_output().unwrap());
+    assert_eq!(ran.code(), 1, "{ran:?}");
+    assert!(ran.stderr.contains("could not be written"), "{ran:?}");
+}
+
+#[test]
 fn what_is_no_file_is_written_to_and_stays() {
     use std::os::unix::fs::FileTypeExt;
 
