@@ -153,7 +153,8 @@ async fn hours_and_days_are_compared_too(place: &Place) {
             rule: PrecedenceRule::default(),
         };
         let mut differing = BTreeSet::new();
-        let replayed = process.projections.replay(&replay, true, |page| {
+        let moment = process.projections.moment(&replay, true).await.unwrap();
+        let replayed = process.projections.replay(&replay, moment, |page| {
             differing.extend(
                 page.differences()
                     .iter()
