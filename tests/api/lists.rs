@@ -13,6 +13,7 @@ on_both_databases!(
     what_was_erased_is_not_listed,
     notifications_are_found_by_every_filter,
     messages_are_found_by_every_filter,
+    every_filter_takes_a_hundred_values,
     pages_hold_while_events_arrive,
     a_cursor_is_good_for_one_list_only,
     everything_wrong_with_a_query_is_said_at_once,
@@ -23,6 +24,8 @@ on_both_databases!(
 
 const NOTIFICATIONS: &str = "/v1/notifications";
 const LOGS: &str = "/v1/notification-logs";
+/// Most values of one filter.
+const VALUES_MAX: usize = 100;
 
 /// Tells a fact about a notification.
 async fn tell(f: &Fixture, id: &str, fact: &str, body: &Value) {
@@ -370,6 +373,87 @@ async fn messages_are_found_by_every_filter(f: &Fixture) {
             "{query}"
         );
     }
+}
+
+/// So many values of a filter: those that something has, and others that nothing has.
+fn values(name: &str, real: &[&str]) -> String {
+    let others = (real.len()..VALUES_MAX).map(|number| format!("none-{number}"));
+    let values = real.iter().map(|value| (*value).to_owned()).chain(others);
+    let pairs: Vec<_> = values.map(|value| format!("{name}={value}")).collect();
+    pairs.join("&")
+}
+
+async fn every_filter_takes_a_hundred_values(f: &Fixture) {
+    variety(f).await;
+    let all = f.fresh(LOGS).await;
+    let own = |name: &str| -> Vec<String> {
+        let entries = all["data"].as_array().unwrap().iter();
+        entries
+            .map(|entry| entry[name].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let many = |name: &str| {
+        let real = own(name);
+        values(name, &real.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let names = [
+        "channel",
+        "workflow_id",
+        "step_id",
+        "subscriber_id",
+        "provider_id",
+        "external_id",
+        "transaction_id",
+    ];
+    // One after the other, and all of them together.
+    let mut query = String::from("status=sent&status=delivered&status=failed");
+    for name in names {
+        query = format!("{query}&{}", many(name));
+        assert_eq!(found(f, &format!("{LOGS}?{query}")).await, "cba", "{name}");
+    }
+    let one_channel = query.replace(&many("channel"), "channel=channel-b");
+    for (query, fits) in [
+        (one_channel, "b"),
+        (format!("{query}&audience=customer"), "c"),
+    ] {
+        assert_eq!(found(f, &format!("{LOGS}?{query}")).await, fits, "{query}");
+    }
+    let errors = values("error_code", &["timeout"]);
+    assert_eq!(found(f, &format!("{LOGS}?{query}&{errors}")).await, "c");
+    // Those without a value that few rows have.
+    let common = ["channel", "workflow_id", "step_id", "provider_id"].map(many);
+    let common = common.join("&");
+    assert_eq!(found(f, &format!("{LOGS}?{common}")).await, "cba");
+    let failed = format!("{LOGS}?{common}&status=failed&status=bounced");
+    assert_eq!(found(f, &failed).await, "c");
+    // In small pages.
+    let page = f.fresh(&format!("{LOGS}?{query}&limit=2")).await;
+    let cursor = page["next_cursor"].as_str().unwrap();
+    let rest = found(f, &format!("{LOGS}?{query}&cursor={cursor}")).await;
+    assert_eq!(rest, "a");
+
+    let requested = ["workflow_id", "subscriber_id", "external_id"].map(many);
+    let requested = requested.join("&");
+    let region = values("metadata[region]", &["eu", "us"]);
+    for (query, fits) in [
+        (requested.clone(), "cba"),
+        (format!("{requested}&{region}"), "ba"),
+        (format!("{region}&{}", many("workflow_id")), "ba"),
+    ] {
+        assert_eq!(found(f, &format!("{NOTIFICATIONS}?{query}")).await, fits);
+    }
+
+    let ids = own("notification_id");
+    let others = (3..VALUES_MAX).map(|number| format!("00000000-0000-7000-9000-{number:012}"));
+    let ids: Vec<_> = ids.into_iter().chain(others).collect();
+    let ids = format!("notification_id={}", ids.join("&notification_id="));
+    let subscribers = many("subscriber_id");
+    let page = f
+        .fresh(&format!(
+            "/v1/timeline?{ids}&{subscribers}&from=2026-03-14T09:00:00Z"
+        ))
+        .await;
+    assert_eq!(page["data"].as_array().unwrap().len(), 6);
 }
 
 async fn pages_hold_while_events_arrive(f: &Fixture) {

@@ -54,8 +54,8 @@ pub async fn list(
     limit: i64,
 ) -> Result<Vec<Found>, StorageError> {
     let mut filters = vec![
-        Filter::Column("external_id", texts(&wanted.external_id)),
-        Filter::Column("subscriber_id", texts(&wanted.subscriber_id)),
+        Filter::Rare("external_id", texts(&wanted.external_id)),
+        Filter::Rare("subscriber_id", texts(&wanted.subscriber_id)),
     ];
     filters.extend(wanted.metadata.iter().map(|(key, values)| {
         let entry = |value: &String| Cell::from(metadata_entry(key, value));
@@ -64,9 +64,9 @@ pub async fn list(
     let status = wanted.status.iter().map(|status| status.as_str().into());
     let category = wanted.category.iter().map(|word| word.as_str().into());
     filters.extend([
-        Filter::Column("workflow_id", texts(&wanted.workflow_id)),
-        Filter::Column("status", status.collect()),
-        Filter::Column("category", category.collect()),
+        Filter::Common("workflow_id", texts(&wanted.workflow_id)),
+        Filter::Common("status", status.collect()),
+        Filter::Common("category", category.collect()),
     ]);
     let newest = Newest {
         table: &NOTIFICATIONS,

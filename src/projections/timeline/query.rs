@@ -5,7 +5,7 @@ use crate::domain::ids::{Sequence, StreamId};
 use crate::domain::time::Timestamp;
 use crate::ledger::record::{Position, TenantPlace};
 use crate::ledger::storage::StorageError;
-use crate::projections::query::{Reader, Statement, texts};
+use crate::projections::query::{Argument, Reader, Statement, texts};
 use crate::projections::store::Store;
 use crate::projections::stream::KIND;
 use crate::projections::table::{Cell, Column, columns};
@@ -87,21 +87,31 @@ fn statement<'a>(
     after: Option<Place>,
     limit: i64,
 ) -> Statement<'a> {
-    let streams: Vec<Cell<'_>> = wanted.stream_id.iter().map(|id| id.0.into()).collect();
-    let subscribers = texts(&wanted.subscriber_id);
+    let mut statement = Statement::default();
+    let tenant = statement.argument(tenant.tenant_id.as_str());
+    let streams = statement.arguments_of(wanted.stream_id.iter().map(|id| id.0));
+    let subscribers = statement.arguments_of(texts(&wanted.subscriber_id));
+    let micros = |time: Option<Timestamp>| time.map(Timestamp::as_micros);
+    let [from, to, recorded_until] = [wanted.from, wanted.to, wanted.recorded_until]
+        .map(|time| Some(statement.argument(micros(time)?)));
+    let until = statement.argument(until.0);
+    let after = after.map(|after| {
+        let occurred_at = statement.argument(after.occurred_at.as_micros());
+        (occurred_at, statement.argument(after.position.0))
+    });
+    let limit = statement.argument(limit);
     let (lead, values, rest) = if streams.is_empty() {
         ("subscriber_id", subscribers, Vec::new())
     } else {
         ("stream_id", streams, subscribers)
     };
-    let mut statement = Statement::default();
-    let branch = |statement: &mut Statement<'a>, value: Option<&Cell<'a>>| {
+    let branch = |statement: &mut Statement<'a>, value: Option<&Argument>| {
         statement
             .push(
                 "SELECT occurred_at, position, stream_id, sequence, subscriber_id, event_type
                 FROM timeline WHERE tenant_id = ",
             )
-            .bind(tenant.tenant_id.as_str());
+            .name(tenant);
         if let Some(value) = value {
             statement.among(lead, std::slice::from_ref(value));
         }
@@ -109,29 +119,21 @@ fn statement<'a>(
             statement.among("subscriber_id", &rest);
         }
         statement
-            .within("occurred_at", wanted.from, wanted.to)
-            .push(" AND position <= ")
-            .bind(until.0);
-        if let Some(time) = wanted.recorded_until {
-            statement
-                .push(" AND recorded_at <= ")
-                .bind(time.as_micros());
-        }
-        if let Some(Place {
-            occurred_at,
-            position,
-        }) = after
-        {
+            .compare("occurred_at", " >= ", from)
+            .compare("occurred_at", " < ", to)
+            .compare("position", " <= ", Some(until))
+            .compare("recorded_at", " <= ", recorded_until);
+        if let Some((occurred_at, position)) = after {
             statement
                 .push(" AND (occurred_at, position) ")
                 .push(wanted.order.beyond())
                 .push(" (")
-                .bind(occurred_at.as_micros())
+                .name(occurred_at)
                 .push(", ")
-                .bind(position.0)
+                .name(position)
                 .push(")");
         }
-        statement.push(wanted.order.by()).bind(limit);
+        statement.push(wanted.order.by()).name(limit);
     };
     if values.len() < 2 {
         branch(&mut statement, values.first());
@@ -147,7 +149,7 @@ fn statement<'a>(
     statement
         .push(") AS found")
         .push(wanted.order.by())
-        .bind(limit);
+        .name(limit);
     statement
 }
 
