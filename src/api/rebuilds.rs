@@ -1,5 +1,6 @@
 //! Rebuilding a projection's tables: begin, look, cancel.
 
+use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use http::{HeaderMap, StatusCode};
@@ -7,10 +8,13 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::answers::{self, Answer, Turn};
+use super::content::read_json_if_any;
 use super::notifications::json_response;
-use super::request::{Caller, Parameters};
+use super::request::{Caller, Parameters, idempotency};
 use super::state::ApiState;
 use crate::domain::time::Timestamp;
+use crate::json::{self, Faults, Fields};
 use crate::ledger::record::Partition;
 use crate::problem::Problem;
 use crate::projections::Projection;
@@ -91,29 +95,106 @@ pub struct RebuildParameters {
     tag = "Administration",
     operation_id = "rebuild_projection",
     params(("name" = String, Path, description = "The projection.", example = "notifications"), RebuildParameters),
-    responses((status = 202, description = "The rebuild that runs now.", body = RebuildView)),
+    responses((status = 202, description = "The rebuild that runs now.", body = RebuildView, headers(
+        ("Idempotent-Replayed" = String, description = "`true` if this is the first answer again."),
+    ))),
 )]
 pub async fn begin(
     State(state): State<ApiState>,
     caller: Caller,
     Named(projection): Named,
     Parameters(query): Parameters<RebuildParameters>,
+    headers: HeaderMap,
+    body: Body,
 ) -> Result<Response, Problem> {
     caller.operator(&state)?;
-    let projection = known(&projection)?;
-    let partition = query
-        .partition
-        .map(|text| partition(&state, &text))
-        .transpose()?;
-    let requested = state.projections.rebuild(&[projection], partition).await?;
-    let running = match requested.all().next() {
-        Some(running) => RebuildView::from(running),
-        // One projection was asked for, so there is one.
-        None => standing(&state, projection).await?,
+    let wanted = Wanted {
+        projection: known(&projection)?,
+        partition: query
+            .partition
+            .map(|text| partition(&state, &text))
+            .transpose()?,
     };
-    let mut response = json_response(&running)?;
-    *response.status_mut() = StatusCode::ACCEPTED;
-    Ok(response)
+    let body = read_json_if_any(&headers, body, &state.limits).await?;
+    nothing(&body)?;
+    let account = caller.account()?;
+    let Some(key) = idempotency(&headers, "POST", &wanted.path(), &body)? else {
+        return Ok(answer(&wanted.begin(&state).await?)?.response(false));
+    };
+    match answers::claim(&state, &account, &key).await? {
+        Turn::Answered(response) => Ok(response),
+        Turn::Claimed { since, earlier } => {
+            // An earlier call under the same key may have begun it before it was interrupted.
+            let begun = if earlier {
+                wanted.begun(&state, since).await?
+            } else {
+                None
+            };
+            let rebuild = match begun {
+                Some(begun) => begun,
+                None => wanted.begin(&state).await?,
+            };
+            answers::keep(&state, &account, &key, answer(&rebuild)?).await
+        }
+    }
+}
+
+fn answer(rebuild: &RebuildView) -> Result<Answer, Problem> {
+    Answer::new(StatusCode::ACCEPTED, rebuild)
+}
+
+/// There is nothing to say in a body, so it is left out or has no fields.
+fn nothing(body: &[u8]) -> Result<(), Problem> {
+    if body.is_empty() {
+        return Ok(());
+    }
+    let mut faults = Faults::default();
+    let fields = Fields::of(json::document(body)?, "", &mut faults);
+    let read = fields.map(|fields| fields.finish(&mut faults));
+    Ok(faults.or(read)?)
+}
+
+/// A rebuild somebody wants.
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    projection: Projection,
+    partition: Option<Partition>,
+}
+
+impl Wanted {
+    /// What is asked for, in one way of writing it.
+    fn path(self) -> String {
+        let path = format!("/v1/admin/projections/{}/rebuild", self.projection.name());
+        match self.partition {
+            Some(partition) => format!("{path}?partition={partition}"),
+            None => path,
+        }
+    }
+
+    async fn begin(self, state: &ApiState) -> Result<RebuildView, Problem> {
+        let wanted = [self.projection];
+        let requested = state.projections.rebuild(&wanted, self.partition).await?;
+        match requested.all().next() {
+            Some(running) => Ok(RebuildView::from(running)),
+            // Done and begun anew by somebody else, all within a moment.
+            None => standing(state, self.projection).await,
+        }
+    }
+
+    /// One like it that was begun since.
+    async fn begun(
+        self,
+        state: &ApiState,
+        since: Timestamp,
+    ) -> Result<Option<RebuildView>, Problem> {
+        let rebuilds = state.projections.rebuilds().await?;
+        let begun = rebuilds.iter().find(|rebuild| {
+            rebuild.projection == self.projection
+                && rebuild.partition == self.partition
+                && rebuild.started_at >= since
+        });
+        Ok(begun.map(RebuildView::from))
+    }
 }
 
 /// Show a rebuild

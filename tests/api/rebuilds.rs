@@ -3,8 +3,11 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use http::Method;
+use http::{HeaderMap, Method};
+use notification_ledger::api::request::idempotency;
+use notification_ledger::domain::ids::TenantId;
 use notification_ledger::ledger::database::Database;
+use notification_ledger::ledger::record::{Partition, TenantPlace};
 use notification_ledger::projections::rebuild::State;
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
@@ -15,6 +18,8 @@ use crate::{on_both_databases, snapshot};
 on_both_databases!(
     a_rebuild_is_shown_until_its_end,
     a_second_request_shows_the_one_that_runs,
+    a_rebuild_is_begun_once_under_a_key,
+    a_rebuild_whose_answer_was_lost_is_not_begun_again,
     a_cancelled_rebuild_leaves_nothing,
     one_partition_is_rebuilt_alone,
     a_rebuild_that_fails_says_why,
@@ -198,6 +203,81 @@ async fn one_partition_is_rebuilt_alone(f: &Fixture) {
     let old = store.select(old, &[], partition).await.unwrap();
     let partitions: Vec<_> = old.iter().map(|row| row[0].as_int()).collect();
     assert_eq!(partitions, [Some(5)]);
+}
+
+async fn a_rebuild_is_begun_once_under_a_key(f: &Fixture) {
+    sent(f, 2).await;
+    f.fresh("/v1/timeline").await;
+    let ask = async |path: &str, body: &str, key: &str| {
+        let call = f.post_text(path, body.to_owned()).key(&f.operator);
+        call.once(key).send().await
+    };
+    let timeline = path("timeline");
+    let first = ask(&timeline, "", "once").await;
+    let begun = first.expect(202);
+    ended(f, "timeline").await;
+    f.clock.advance(Duration::from_secs(1));
+
+    // It has ended meanwhile; the answer is the first one still, and nothing is begun.
+    for body in ["", ""] {
+        ask(&timeline, body, "once").await.is_replay_of(&first);
+    }
+    let last = show(f, "timeline").await;
+    assert_eq!(last["rebuild_id"], begun["rebuild_id"]);
+
+    for (path, body) in [
+        (timeline.clone(), "{}"),
+        (format!("{timeline}?partition=3"), ""),
+        (path("metrics"), ""),
+        ("/v1/tenants".to_owned(), r#"{"id": "beta"}"#),
+    ] {
+        let reused = ask(&path, body, "once").await;
+        reused.problem(422, "idempotency_key_reused");
+    }
+    for key in ["", &"k".repeat(300)] {
+        let refused = ask(&timeline, "", key).await;
+        assert_eq!(refused.pointers(), ["Idempotency-Key"], "{key}");
+    }
+    let last = show(f, "timeline").await;
+    assert_eq!(last["rebuild_id"], begun["rebuild_id"]);
+    let metrics = f.get(&path("metrics")).key(&f.operator).send().await;
+    metrics.problem(404, "not_found");
+
+    // Another key is another wish.
+    let again = ask(&timeline, "{}", "twice").await.expect(202);
+    assert_ne!(again["rebuild_id"], begun["rebuild_id"]);
+    ended(f, "timeline").await;
+}
+
+async fn a_rebuild_whose_answer_was_lost_is_not_begun_again(f: &Fixture) {
+    sent(f, 2).await;
+    f.fresh("/v1/timeline").await;
+    // What a call leaves behind that breaks off before its answer was kept.
+    let headers =
+        HeaderMap::from_iter([("idempotency-key".parse().unwrap(), "lost".parse().unwrap())]);
+    let claim = idempotency(&headers, "POST", &path("timeline"), b"").unwrap();
+    let account = TenantPlace {
+        tenant_id: TenantId::new("operator").unwrap(),
+        partition: Partition(0),
+    };
+    let ledger = &f.state.ledger;
+    let kept = ledger.keep_answer(&account, &claim.unwrap(), None).await;
+    assert_eq!(kept.unwrap().answer, None);
+    let first = begin(f, "timeline").await;
+    ended(f, "timeline").await;
+    let ask = || f.call(Method::POST, &path("timeline")).key(&f.operator);
+
+    let answer = ask().once("lost").send().await;
+
+    let shown = answer.expect(202);
+    assert_eq!(shown["rebuild_id"], first["rebuild_id"]);
+    assert_eq!(shown["state"], "done");
+    ask().once("lost").send().await.is_replay_of(&answer);
+    // The same of one partition was never begun.
+    let alone = format!("{}?partition=3", path("timeline"));
+    let call = f.call(Method::POST, &alone).key(&f.operator);
+    let alone = call.once("other").send().await.expect(202);
+    assert_ne!(alone["rebuild_id"], first["rebuild_id"]);
 }
 
 async fn a_rebuild_that_fails_says_why(f: &Fixture) {
