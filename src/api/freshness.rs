@@ -10,8 +10,10 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName};
 use tokio::time::Instant;
 
+use super::moment::At;
 use super::state::ApiState;
-use crate::ledger::record::{LedgerPosition, TenantPlace};
+use crate::domain::time::Timestamp;
+use crate::ledger::record::{LedgerPosition, Partition, Position, TenantPlace};
 use crate::problem::Problem;
 use crate::projections::Projection;
 
@@ -71,8 +73,35 @@ pub async fn projected(
     headers: &HeaderMap,
     projection: Projection,
 ) -> Result<LedgerPosition, Problem> {
+    projected_as_of(state, tenant, headers, projection, None).await
+}
+
+/// As [`projected`], and until the projection has everything that was on record at a moment of
+/// the past, given with the head as it is now.
+///
+/// # Errors
+///
+/// As [`caught_up`].
+pub async fn projected_as_of(
+    state: &ApiState,
+    tenant: &TenantPlace,
+    headers: &HeaderMap,
+    projection: Projection,
+    as_of: Option<(At, Position)>,
+) -> Result<LedgerPosition, Problem> {
     let partition = tenant.partition;
-    if let Some(wanted) = min_position(tenant, headers)? {
+    let here = |position| LedgerPosition {
+        partition,
+        position,
+    };
+    let known = match as_of {
+        None => None,
+        Some((At::Position(position), _)) => Some(here(position)),
+        Some((At::Time(time), head)) => missing(state, projection, partition, time)
+            .await?
+            .then_some(here(head)),
+    };
+    if let Some(wanted) = min_position(tenant, headers)?.max(known) {
         let position = wanted.position;
         let reached = state
             .projections
@@ -86,10 +115,24 @@ pub async fn projected(
             });
         }
     }
-    Ok(LedgerPosition {
-        partition,
-        position: state.projections.position(projection, partition).await?,
-    })
+    Ok(here(
+        state.projections.position(projection, partition).await?,
+    ))
+}
+
+/// Whether a projection lacks an event that was on record by then.
+async fn missing(
+    state: &ApiState,
+    projection: Projection,
+    partition: Partition,
+    time: Timestamp,
+) -> Result<bool, Problem> {
+    let progress = state.projections.progress().await?;
+    Ok(progress.iter().any(|progress| {
+        let at = &progress.checkpoint;
+        (at.projection, at.partition) == (projection, partition)
+            && progress.waiting_since.is_some_and(|since| since <= time)
+    }))
 }
 
 fn min_position(

@@ -11,16 +11,17 @@ use utoipa::IntoParams;
 
 use super::content::JSON;
 use super::freshness::caught_up;
+use super::moment::{self, At};
 use super::notifications::{json_response, shown};
 use super::page::{Page, cut, page_limit};
-use super::request::{Caller, Id, Parameters, parse_time};
+use super::request::{Caller, Id, Parameters};
 use super::schema::Moment;
 use super::state::ApiState;
 use super::view::{self, EventView, NotificationView};
 use crate::domain::ids::{Sequence, StreamId};
 use crate::domain::notification::Notification;
 use crate::json::Faults;
-use crate::ledger::record::{LedgerPosition, RecordedEvent, StreamKey, TenantPlace};
+use crate::ledger::record::{RecordedEvent, StreamKey, TenantPlace};
 use crate::ledger::registry::Scope;
 use crate::ledger::storage::StorageError;
 use crate::ledger::{Loaded, Until};
@@ -36,7 +37,7 @@ const TOGETHER: usize = 32;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct AsOf {
-    /// As it was known then: a time (by `recorded_at`, not in the future) or a position.
+    /// As it was known then: a time (by `recorded_at`) or a position, not in the future.
     #[param(value_type = Option<Moment>, example = "2026-03-14T09:30:00Z")]
     #[serde(default, deserialize_with = "super::request::given")]
     as_of: Option<String>,
@@ -108,7 +109,7 @@ pub async fn events(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let tenant = caller.tenant(&state, Scope::Read)?;
-    let until = until(&state, tenant, query.as_of)?;
+    let until = until(&state, tenant, query.as_of).await?;
     let mut faults = Faults::default();
     let is_paged = query.limit.is_some() || query.cursor.is_some();
     let limit = page_limit(query.limit.as_deref(), &mut faults);
@@ -274,33 +275,23 @@ async fn load(
     query: AsOf,
     headers: &HeaderMap,
 ) -> Result<Loaded<Notification>, Problem> {
-    let until = until(state, tenant, query.as_of)?;
+    let until = until(state, tenant, query.as_of).await?;
     caught_up(state, tenant, headers).await?;
     let loaded = state.ledger.load(&tenant.stream(id), until).await?;
     loaded.ok_or_else(|| not_found(until))
 }
 
-fn until(state: &ApiState, tenant: &TenantPlace, as_of: Option<String>) -> Result<Until, Problem> {
+async fn until(
+    state: &ApiState,
+    tenant: &TenantPlace,
+    as_of: Option<String>,
+) -> Result<Until, Problem> {
     let Some(as_of) = as_of else {
         return Ok(Until::Now);
     };
-    if let Ok(position) = as_of.parse::<LedgerPosition>() {
-        if position.partition != tenant.partition {
-            return Err(Problem::invalid(
-                "?as_of",
-                "is a position of another part of the ledger",
-            ));
-        }
-        return Ok(Until::Position(position.position));
+    match moment::past(state, tenant, &as_of).await? {
+        Ok((At::Position(position), _)) => Ok(Until::Position(position)),
+        Ok((At::Time(time), _)) => Ok(Until::RecordedAt(time)),
+        Err(message) => Err(Problem::invalid("?as_of", message)),
     }
-    let time = parse_time(&as_of).map_err(|_| {
-        Problem::invalid(
-            "?as_of",
-            "must be an RFC 3339 time such as `2026-03-14T09:30:00Z`, or a position such as `3-1042`",
-        )
-    })?;
-    if time > state.surroundings.now() {
-        return Err(Problem::invalid("?as_of", "lies in the future"));
-    }
-    Ok(Until::RecordedAt(time))
 }

@@ -22,6 +22,7 @@ pub mod keys;
 pub mod ledger;
 pub mod live;
 pub mod metrics;
+pub mod moment;
 pub mod notification_list;
 pub mod notification_logs;
 pub mod notifications;

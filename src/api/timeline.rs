@@ -11,10 +11,11 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::filters::Filters;
-use super::freshness::projected;
+use super::freshness::projected_as_of;
+use super::moment::{self, At};
 use super::notifications::list_response;
 use super::page::{Page, Place, cut};
-use super::request::{Caller, Parameters, parse_time};
+use super::request::{Caller, Parameters};
 use super::schema::{self, EventType, Moment, Name};
 use super::state::ApiState;
 use super::view::{self, About, ActorView, Known};
@@ -47,7 +48,7 @@ pub struct TimelineFilters {
     from: Option<Timestamp>,
     /// Happened before this time.
     to: Option<Timestamp>,
-    /// As it was known then: a time (by `recorded_at`, not in the future) or a position.
+    /// As it was known then: a time (by `recorded_at`) or a position, not in the future.
     #[param(example = "2026-03-14T09:30:00Z")]
     as_of: Option<Moment>,
     #[param(inline, default = "asc")]
@@ -155,13 +156,16 @@ pub async fn list(
 ) -> Result<Response, Problem> {
     let tenant = caller.tenant(&state, Scope::Read)?;
     let mut filters = Filters::of(query);
-    let (wanted, as_of) = wanted(&state, tenant, &mut filters);
+    let (wanted, as_of) = wanted(&state, tenant, &mut filters).await?;
     let (list, page) = filters.page::<Mark>("timeline", tenant, &state.master);
     filters.finish()?;
-    let reached = projected(&state, tenant, &headers, Projection::Timeline).await?;
-    let until = match &page.after {
-        Some(mark) => mark.until,
-        None => reached.position.min(as_of.unwrap_or(Position(i64::MAX))),
+    // What a later page shows, the first one has waited for.
+    let least = as_of.filter(|_| page.after.is_none());
+    let reached = projected_as_of(&state, tenant, &headers, Projection::Timeline, least).await?;
+    let until = match (&page.after, as_of) {
+        (Some(mark), _) => mark.until,
+        (None, Some((At::Position(position), _))) => position,
+        (None, Some((At::Time(_), _)) | None) => reached.position,
     };
     let after = page.after.map(|mark| mark.last);
     let store = state.projections.store();
@@ -177,12 +181,12 @@ pub async fn list(
     list_response(&Page { data, next_cursor }, reached)
 }
 
-/// What is wanted, and as of which position, if the caller gives one.
-fn wanted(
+/// What is wanted, and as of which moment, if the caller gives one.
+async fn wanted(
     state: &ApiState,
     tenant: &TenantPlace,
     filters: &mut Filters,
-) -> (Wanted, Option<Position>) {
+) -> Result<(Wanted, Option<(At, Position)>), Problem> {
     let subscriber_id = filters.names("subscriber_id");
     let notification_id = filters.ids("notification_id");
     let (from, to) = filters.range();
@@ -199,37 +203,19 @@ fn wanted(
         recorded_until: None,
         order: order.unwrap_or_default(),
     };
-    let mut until = None;
+    let mut known = None;
     if let Some(as_of) = filters.one("as_of") {
-        match moment(state, tenant, &as_of) {
-            Ok(At::Position(position)) => until = Some(position),
-            Ok(At::Time(time)) => wanted.recorded_until = Some(time),
+        match moment::past(state, tenant, &as_of).await? {
+            Ok((at, head)) => {
+                if let At::Time(time) = at {
+                    wanted.recorded_until = Some(time);
+                }
+                known = Some((at, head));
+            }
             Err(message) => filters.fault("as_of", message),
         }
     }
-    (wanted, until)
-}
-
-/// A moment that a query names.
-enum At {
-    Position(Position),
-    Time(Timestamp),
-}
-
-fn moment(state: &ApiState, tenant: &TenantPlace, text: &str) -> Result<At, &'static str> {
-    if let Ok(position) = text.parse::<LedgerPosition>() {
-        if position.partition != tenant.partition {
-            return Err("is a position of another part of the ledger");
-        }
-        return Ok(At::Position(position.position));
-    }
-    match parse_time(text) {
-        Ok(time) if time > state.surroundings.now() => Err("lies in the future"),
-        Ok(time) => Ok(At::Time(time)),
-        Err(_) => Err(
-            "must be an RFC 3339 time such as `2026-03-14T09:30:00Z`, or a position such as `3-1042`",
-        ),
-    }
+    Ok((wanted, known))
 }
 
 /// The entries of a page, in its order. Each notification is read once, whole: what was known by an

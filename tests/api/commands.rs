@@ -471,7 +471,7 @@ async fn nothing_of_another_tenant_can_be_found(f: &Fixture) {
         for path in [
             path.clone(),
             format!("{path}/events"),
-            format!("{path}?as_of=5-1"),
+            format!("{path}?as_of=5-0"),
         ] {
             f.get(&path)
                 .key(&rival)

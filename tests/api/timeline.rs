@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use notification_ledger::ledger::database::Database;
 use serde_json::{Value, json};
+use sqlx::AssertSqlSafe;
 
 use crate::fixture::{Fixture, minimal};
 use crate::{on_both_databases, snapshot};
@@ -14,6 +16,7 @@ on_both_databases!(
     a_line_does_without_what_was_erased,
     a_timeline_is_in_the_order_of_what_happened,
     a_timeline_is_shown_as_it_was_known_then,
+    a_timeline_has_everything_up_to_the_moment_asked_for,
     all_pages_show_what_was_known_at_the_first,
     everything_wrong_with_a_timelines_query_is_said,
 );
@@ -337,11 +340,59 @@ async fn a_timeline_is_shown_as_it_was_known_then(f: &Fixture) {
             &[4, 2, 3, 1],
         ),
         ("as_of=3-5", &[1, 5, 3, 2, 4]),
-        ("as_of=3-999&subscriber_id=bob", &[2, 6, 4]),
+        ("as_of=3-6&subscriber_id=bob", &[2, 6, 4]),
         ("as_of=3-0", &[]),
         ("as_of=2026-03-14T09:29:59Z", &[]),
     ] {
         assert_eq!(positions(f, query).await, expected, "{query}");
+    }
+}
+
+/// Sets the version of the timeline's tables: those of a later release are not followed.
+async fn tables_of_version(f: &Fixture, version: u8) {
+    let set = format!(
+        "UPDATE projection_checkpoints SET version = {version} WHERE projection = 'timeline'"
+    );
+    let set = sqlx::raw_sql(AssertSqlSafe(set));
+    match &f.state.database {
+        Database::Postgres { pool, .. } => drop(set.execute(pool).await.unwrap()),
+        Database::Sqlite { pool, .. } => drop(set.execute(pool).await.unwrap()),
+    }
+}
+
+async fn a_timeline_has_everything_up_to_the_moment_asked_for(f: &Fixture) {
+    let now = "2026-03-14T09:30:00Z";
+    let entries = async |as_of: &str| {
+        let shown = f.get(&format!("{TIMELINE}?as_of={as_of}")).send().await;
+        shown.expect(200)["data"].as_array().unwrap().len()
+    };
+    for count in 1..=10 {
+        let made = f.post("/v1/notifications", &minimal()).send().await;
+        let position = made.header("ledger-position").unwrap();
+        assert_eq!(entries(position).await, 2 * count - 1);
+        f.requested().await;
+        assert_eq!(entries(now).await, 2 * count);
+    }
+    let known = f.fresh(TIMELINE).await;
+
+    tables_of_version(f, 2).await;
+    f.clock.advance(Duration::from_secs(10));
+    let made = f.post("/v1/notifications", &minimal()).send().await;
+    let last = made.header("ledger-position").unwrap();
+    // Not yet: later there would be one more.
+    for as_of in [last, "2026-03-14T09:30:10Z"] {
+        let call = f.get(&format!("{TIMELINE}?as_of={as_of}"));
+        call.send().await.problem(503, "projection_behind");
+    }
+    // Of what was before, nothing is missing.
+    assert_eq!(known["data"].as_array().unwrap().len(), 20);
+    for as_of in ["3-20", now, "2026-03-14T09:30:09.999999Z"] {
+        assert_eq!(entries(as_of).await, 20, "{as_of}");
+    }
+
+    tables_of_version(f, 1).await;
+    for as_of in [last, "2026-03-14T09:30:10Z"] {
+        assert_eq!(entries(as_of).await, 21, "{as_of}");
     }
 }
 
@@ -364,6 +415,7 @@ async fn everything_wrong_with_a_timelines_query_is_said(f: &Fixture) {
     for (query, pointers) in [
         ("as_of=yesterday", vec!["?as_of"]),
         ("as_of=4-1", vec!["?as_of"]),
+        ("as_of=3-1", vec!["?as_of"]),
         ("as_of=2026-03-14T09:30:01Z", vec!["?as_of"]),
         ("order=down", vec!["?order"]),
         ("notification_id=1", vec!["?notification_id"]),
