@@ -577,16 +577,17 @@ impl<'a> Fields<'a> {
 
     /// Whatever was not asked for is a fault that names it, and what would be known.
     pub fn finish(self, faults: &mut Faults) {
-        let known = self.known.join(", ");
+        let known = if self.known.is_empty() {
+            "no field is".to_owned()
+        } else {
+            format!("known are: {}", self.known.join(", "))
+        };
         for (name, _) in &self.members {
             if faults.is_full() {
                 return;
             }
             if !self.known.contains(&name.as_ref()) {
-                faults.add(
-                    self.pointer(name),
-                    format!("is not known here; known are: {known}"),
-                );
+                faults.add(self.pointer(name), format!("is not known here; {known}"));
             }
         }
     }

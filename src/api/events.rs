@@ -5,21 +5,19 @@ use std::collections::BTreeSet;
 use axum::extract::State;
 use axum::response::Response;
 use http::HeaderMap;
-use serde::Deserialize;
 use utoipa::IntoParams;
 
+use super::filters::Filters;
 use super::freshness::caught_up;
 use super::live::{self, LAST_EVENT_ID, Start};
 use super::notifications::json_response;
-use super::page::{Page, cut, page_limit};
-use super::request::{Caller, Parameters, parse_time};
+use super::page::{Page, cut};
+use super::request::Caller;
 use super::schema::{EventType, Name};
 use super::state::ApiState;
 use super::view::{self, EventView};
 use crate::domain::event::names;
-use crate::domain::ids::check_name;
 use crate::domain::time::Timestamp;
-use crate::json::Faults;
 use crate::ledger::record::{LedgerPosition, Position, RecordedEvent, TenantPlace};
 use crate::ledger::registry::Scope;
 use crate::ledger::storage::LogQuery;
@@ -27,40 +25,29 @@ use crate::problem::Problem;
 
 /// About how many bytes of event data a page has at most; its last event may go beyond.
 const PAGE_BYTES_MAX: i64 = 8 * 1024 * 1024;
-/// Most subscribers one call asks for.
-const SUBSCRIBERS_MAX: usize = 100;
 
 /// Query of `GET /v1/events`.
-#[derive(Debug, Default, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields, default)]
+#[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "only described: queries are read by hand")]
 pub struct LogParameters {
     /// Begin after this position.
-    #[param(value_type = Option<LedgerPosition>)]
-    #[serde(deserialize_with = "super::request::given")]
-    after: Option<String>,
+    after: Option<LedgerPosition>,
     /// `next_cursor` of the page before.
-    #[param(value_type = Option<LedgerPosition>)]
-    #[serde(deserialize_with = "super::request::given")]
-    cursor: Option<String>,
+    cursor: Option<LedgerPosition>,
     /// Entries of a page. It has fewer where they are large, and its `next_cursor` leads on.
-    #[param(value_type = Option<u32>, minimum = 1, maximum = 200, default = 50)]
-    #[serde(deserialize_with = "super::request::given")]
-    limit: Option<String>,
+    #[param(minimum = 1, maximum = 200, default = 50)]
+    limit: Option<u32>,
     /// Only events of these types; commas or repetition.
-    #[param(value_type = Vec<EventType>, style = Form, explode)]
-    types: Vec<String>,
+    #[param(style = Form, explode)]
+    types: Option<Vec<EventType>>,
     /// Only events about these subscribers; repetition. At most 100.
-    #[param(value_type = Vec<Name>, max_items = 100, style = Form, explode)]
-    subscriber_id: Vec<String>,
+    #[param(max_items = 100, style = Form, explode)]
+    subscriber_id: Option<Vec<Name>>,
     /// Recorded at this time or later.
-    #[param(value_type = Option<Timestamp>)]
-    #[serde(deserialize_with = "super::request::given")]
-    from: Option<String>,
+    from: Option<Timestamp>,
     /// Recorded before this time.
-    #[param(value_type = Option<Timestamp>)]
-    #[serde(deserialize_with = "super::request::given")]
-    to: Option<String>,
+    to: Option<Timestamp>,
 }
 
 /// Read the log
@@ -90,7 +77,7 @@ pub struct LogParameters {
 pub async fn list(
     State(state): State<ApiState>,
     caller: Caller,
-    Parameters(query): Parameters<LogParameters>,
+    query: Filters,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let tenant = caller.tenant(&state, Scope::Read)?;
@@ -118,48 +105,50 @@ pub async fn list(
     json_response(&Page { data, next_cursor })
 }
 
-fn page_query(tenant: &TenantPlace, query: LogParameters) -> Result<LogQuery, Problem> {
-    let mut faults = Faults::default();
-    let after = position("?after", query.after.as_deref(), tenant, &mut faults);
-    let cursor = position("?cursor", query.cursor.as_deref(), tenant, &mut faults);
-    let limit = page_limit(query.limit.as_deref(), &mut faults);
-    let filter = filter(tenant, query, &mut faults);
-    let wanted = LogQuery {
+fn page_query(tenant: &TenantPlace, mut query: Filters) -> Result<LogQuery, Problem> {
+    let after = query.one("after");
+    let after = position("?after", after.as_deref(), tenant, &mut query);
+    let filter = filter(tenant, &mut query);
+    let limit = query.limit();
+    let cursor = query.one("cursor");
+    let cursor = position("?cursor", cursor.as_deref(), tenant, &mut query);
+    query.finish()?;
+    Ok(LogQuery {
         after: after.max(cursor).unwrap_or_default(),
         limit,
         ..filter
-    };
-    Ok(faults.or(Some(wanted))?)
+    })
 }
 
 /// What a live stream lets through, and where it begins.
 fn live_query(
     tenant: &TenantPlace,
-    query: LogParameters,
+    mut query: Filters,
     headers: &HeaderMap,
 ) -> Result<(LogQuery, Option<Start>), Problem> {
     const AFTER: &str = "?after";
     const LAST: &str = "Last-Event-ID";
-    let mut faults = Faults::default();
     let mut ids = headers.get_all(&LAST_EVENT_ID).iter();
     let last = ids.next().map(|id| id.to_str().unwrap_or_default().trim());
     if ids.next().is_some() {
-        faults.add(LAST, "appears more than once");
+        query.fault_elsewhere(LAST, "appears more than once");
     }
+    let after = query.one("after");
     let mut start = |pointer, text| {
-        let after = position(pointer, text, tenant, &mut faults)?;
+        let after = position(pointer, text, tenant, &mut query)?;
         Some(Start { pointer, after })
     };
-    let after = start(AFTER, query.after.as_deref());
+    let after = start(AFTER, after.as_deref());
     let last = start(LAST, last);
-    for (pointer, given) in [("?cursor", &query.cursor), ("?limit", &query.limit)] {
-        if given.is_some() {
-            faults.add(pointer, "does not apply to a live stream");
+    let filter = filter(tenant, &mut query);
+    for name in ["cursor", "limit"] {
+        if query.one(name).is_some() {
+            query.fault(name, "does not apply to a live stream");
         }
     }
-    let filter = filter(tenant, query, &mut faults);
+    query.finish()?;
     // A client that comes back sends the query it began with, and how far it came.
-    Ok(faults.or(Some((filter, last.or(after))))?)
+    Ok((filter, last.or(after)))
 }
 
 /// A position in the tenant's part of the ledger.
@@ -167,74 +156,36 @@ fn position(
     pointer: &str,
     text: Option<&str>,
     tenant: &TenantPlace,
-    faults: &mut Faults,
+    query: &mut Filters,
 ) -> Option<Position> {
-    match text?.parse::<LedgerPosition>() {
+    let message = match text?.parse::<LedgerPosition>() {
         Ok(position) if position.partition == tenant.partition => return Some(position.position),
-        Ok(_) => faults.add(pointer, "is a position of another part of the ledger"),
-        Err(error) => faults.add(pointer, error.to_string()),
-    }
+        Ok(_) => "is a position of another part of the ledger".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    query.fault_elsewhere(pointer, message);
     None
 }
 
 /// Which events are wanted, wherever they are.
-fn filter(tenant: &TenantPlace, query: LogParameters, faults: &mut Faults) -> LogQuery {
-    if query.subscriber_id.len() > SUBSCRIBERS_MAX {
-        let count = query.subscriber_id.len();
-        faults.add(
-            "?subscriber_id",
-            format!("comes {count} times; at most {SUBSCRIBERS_MAX} are allowed"),
-        );
-    }
-    for error in query
-        .subscriber_id
-        .iter()
-        .filter_map(|id| check_name(id).err())
-    {
-        faults.add("?subscriber_id", error.to_string());
-    }
-    let named = query.types.iter().flat_map(|types| types.split(','));
-    let event_types: BTreeSet<String> = named.map(ToOwned::to_owned).collect();
-    for unknown in event_types
-        .iter()
-        .filter(|name| !names::ALL.contains(&name.as_str()))
-    {
-        let name: String = unknown.chars().take(64).collect();
-        faults.add(
-            "?types",
-            format!(
-                "`{name}` is no event type; known are: {}",
-                names::ALL.join(", ")
-            ),
-        );
-    }
-    let from = time("?from", query.from.as_deref(), Timestamp::MIN, faults);
-    let to = time("?to", query.to.as_deref(), Timestamp::MAX, faults);
-    if from > to {
-        faults.add("?from", "is later than `to`");
-    }
+fn filter(tenant: &TenantPlace, query: &mut Filters) -> LogQuery {
+    let event_type = |word: &str| names::ALL.into_iter().find(|name| *name == word);
+    let event_types: BTreeSet<&str> = query
+        .word_list("types", &names::ALL, event_type)
+        .into_iter()
+        .collect();
+    let subscriber_ids = query.names("subscriber_id");
+    let (from, to) = query.range();
     LogQuery {
         partition: tenant.partition,
         tenant_id: tenant.tenant_id.clone(),
         after: Position(0),
         until: Position(i64::MAX),
-        event_types: event_types.into_iter().collect(),
-        subscriber_ids: query.subscriber_id,
-        from,
-        to,
+        event_types: event_types.into_iter().map(ToOwned::to_owned).collect(),
+        subscriber_ids,
+        from: from.unwrap_or(Timestamp::MIN),
+        to: to.unwrap_or(Timestamp::MAX),
         limit: 0,
         bytes_max: PAGE_BYTES_MAX,
-    }
-}
-
-/// A time in a query, or what it is when left out.
-fn time(name: &str, text: Option<&str>, otherwise: Timestamp, faults: &mut Faults) -> Timestamp {
-    match text.map(parse_time) {
-        None => otherwise,
-        Some(Ok(time)) => time,
-        Some(Err(error)) => {
-            faults.add(name, error.to_string());
-            otherwise
-        }
     }
 }

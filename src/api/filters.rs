@@ -1,13 +1,18 @@
-//! The query of a list: filters with any number of values, times, and which page.
+//! The query of a call: filters with any number of values, times, and which page.
 //!
-//! Read by hand, as bodies are, so that every fault is found at once.
+//! Read by hand, as bodies are, so that every fault is found at once and said in the same words
+//! wherever it is made.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use axum::extract::FromRequestParts;
+use axum_extra::extract::Query;
+use http::request::Parts;
 use uuid::Uuid;
 
 use super::page::{List, PageWanted, Place, page_limit};
-use super::request::{fingerprint, parse_time};
+use super::request::{bad_query, fingerprint, parse_time};
+use super::state::ApiState;
 use crate::domain::ids::check_name;
 use crate::domain::time::Timestamp;
 use crate::json::Faults;
@@ -20,7 +25,7 @@ pub const VALUES_MAX: usize = 100;
 /// Longest name of a parameter that is repeated in a fault.
 const NAME_SHOWN_CHARS: usize = 64;
 
-/// The query of a list, while it is taken apart.
+/// The query of a call, while it is taken apart.
 #[derive(Debug)]
 pub struct Filters {
     pairs: Vec<(String, String)>,
@@ -30,8 +35,31 @@ pub struct Filters {
     faults: Faults,
 }
 
+impl FromRequestParts<ApiState> for Filters {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
+        let pairs = Query::from_request_parts(parts, state).await;
+        let Query(pairs) = pairs.map_err(|error| bad_query(&error))?;
+        Ok(Self::of(pairs))
+    }
+}
+
+/// The query of a call that takes no parameters.
+#[derive(Clone, Copy, Debug)]
+pub struct NoParameters;
+
+impl FromRequestParts<ApiState> for NoParameters {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
+        let filters = Filters::from_request_parts(parts, state).await?;
+        filters.finish().map(|()| Self)
+    }
+}
+
 impl Filters {
-    pub fn of(pairs: Vec<(String, String)>) -> Self {
+    fn of(pairs: Vec<(String, String)>) -> Self {
         let mut filters: Vec<&(String, String)> = pairs
             .iter()
             .filter(|(name, _)| name != "limit" && name != "cursor")
@@ -52,6 +80,11 @@ impl Filters {
     /// What is wrong with a parameter.
     pub fn fault(&mut self, name: &str, message: impl Into<String>) {
         self.faults.add(format!("?{name}"), message);
+    }
+
+    /// What is wrong with something that a parameter goes together with.
+    pub fn fault_elsewhere(&mut self, pointer: &str, message: impl Into<String>) {
+        self.faults.add(pointer, message);
     }
 
     /// All values of a parameter, each once.
@@ -119,7 +152,7 @@ impl Filters {
         let mut found = Vec::new();
         let mut unknown = false;
         for (_, value) in values {
-            for word in value.split(',').filter(|word| !word.is_empty()) {
+            for word in value.split(',') {
                 match from_word(word) {
                     Some(word) if found.contains(&word) => {}
                     Some(word) => found.push(word),
@@ -131,6 +164,11 @@ impl Filters {
             self.fault(name, format!("must be one of: {}", words.join(", ")));
         }
         found
+    }
+
+    /// Whether a parameter was given and not read yet.
+    pub fn has(&self, name: &str) -> bool {
+        self.pairs.iter().any(|(given, _)| given == name)
     }
 
     /// A parameter that comes once, if at all.
@@ -214,12 +252,23 @@ impl Filters {
             owner: tenant.tenant_id.as_str(),
             filters: self.fingerprint,
         };
-        let (limit, cursor) = (self.one("limit"), self.one("cursor"));
-        let wanted = PageWanted {
-            limit: page_limit(limit.as_deref(), &mut self.faults),
+        (list, self.page_of(list, master))
+    }
+
+    /// Which page of a list is wanted.
+    pub fn page_of<P: Place>(&mut self, list: List<'_>, master: &MasterKey) -> PageWanted<P> {
+        let limit = self.limit();
+        let cursor = self.one("cursor");
+        PageWanted {
+            limit,
             after: list.after(master, cursor.as_deref(), &mut self.faults),
-        };
-        (list, wanted)
+        }
+    }
+
+    /// `limit` of a page.
+    pub fn limit(&mut self) -> i64 {
+        let limit = self.one("limit");
+        page_limit(limit.as_deref(), &mut self.faults)
     }
 
     /// Ends the reading.
@@ -231,9 +280,13 @@ impl Filters {
         let unknown: BTreeSet<&str> = self.pairs.iter().map(|(name, _)| name.as_str()).collect();
         for name in unknown {
             let name: String = name.chars().take(NAME_SHOWN_CHARS).collect();
-            let known = self.known.join(", ");
+            let known = if self.known.is_empty() {
+                "this call takes no parameters".to_owned()
+            } else {
+                format!("known are: {}", self.known.join(", "))
+            };
             self.faults
-                .add("?", format!("`{name}` is not known; known are: {known}"));
+                .add("?", format!("`{name}` is not known; {known}"));
         }
         Ok(self.faults.or(Some(()))?)
     }

@@ -6,21 +6,20 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use http::{HeaderMap, HeaderValue, header};
-use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::content::JSON;
+use super::filters::Filters;
 use super::freshness::caught_up;
 use super::moment::{self, At};
 use super::notifications::{json_response, shown};
-use super::page::{Page, cut, page_limit};
-use super::request::{Caller, Id, Parameters};
+use super::page::{Page, cut};
+use super::request::{Caller, Id};
 use super::schema::Moment;
 use super::state::ApiState;
 use super::view::{self, EventView, NotificationView};
 use crate::domain::ids::{Sequence, StreamId};
 use crate::domain::notification::Notification;
-use crate::json::Faults;
 use crate::ledger::record::{RecordedEvent, StreamKey, TenantPlace};
 use crate::ledger::registry::Scope;
 use crate::ledger::storage::StorageError;
@@ -33,14 +32,13 @@ use crate::telemetry::ErrorChain;
 const TOGETHER: usize = 32;
 
 /// Query of `GET /v1/notifications/{id}`.
-#[derive(Debug, Default, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
+#[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "only described: queries are read by hand")]
 pub struct AsOf {
     /// As it was known then: a time (by `recorded_at`) or a position, not in the future.
-    #[param(value_type = Option<Moment>, example = "2026-03-14T09:30:00Z")]
-    #[serde(default, deserialize_with = "super::request::given")]
-    as_of: Option<String>,
+    #[param(example = "2026-03-14T09:30:00Z")]
+    as_of: Option<Moment>,
 }
 
 /// Read a notification
@@ -61,7 +59,7 @@ pub async fn show(
     State(state): State<ApiState>,
     caller: Caller,
     Id(id): Id<StreamId>,
-    Parameters(query): Parameters<AsOf>,
+    query: Filters,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let tenant = caller.tenant(&state, Scope::Read)?;
@@ -75,16 +73,16 @@ pub async fn show(
 }
 
 /// Query of `GET /v1/notifications/{id}/events`.
-#[derive(Debug, Default, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields, default)]
+#[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "only described: queries are read by hand")]
 pub struct HistoryParameters {
-    /// As it was known then: a time (by `recorded_at`, not in the future) or a position.
-    #[param(value_type = Option<Moment>, example = "2026-03-14T09:30:00Z")]
-    as_of: Option<String>,
+    /// As it was known then: a time (by `recorded_at`) or a position, not in the future.
+    #[param(example = "2026-03-14T09:30:00Z")]
+    as_of: Option<Moment>,
     /// Entries of a page. Without `limit` and `cursor` the answer has all events, however many.
-    #[param(value_type = Option<u32>, minimum = 1, maximum = 200)]
-    limit: Option<String>,
+    #[param(minimum = 1, maximum = 200)]
+    limit: Option<u32>,
     /// `next_cursor` of the page before.
     cursor: Option<String>,
 }
@@ -105,16 +103,15 @@ pub async fn events(
     State(state): State<ApiState>,
     caller: Caller,
     Id(id): Id<StreamId>,
-    Parameters(query): Parameters<HistoryParameters>,
+    mut query: Filters,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let tenant = caller.tenant(&state, Scope::Read)?;
-    let until = until(&state, tenant, query.as_of).await?;
-    let mut faults = Faults::default();
-    let is_paged = query.limit.is_some() || query.cursor.is_some();
-    let limit = page_limit(query.limit.as_deref(), &mut faults);
-    let after = after(query.cursor.as_deref(), &mut faults);
-    let after = faults.or(Some(after))?;
+    let until = until(&state, tenant, &mut query).await?;
+    let is_paged = query.has("limit") || query.has("cursor");
+    let limit = query.limit();
+    let after = after(&mut query);
+    query.finish()?;
     caught_up(&state, tenant, &headers).await?;
     let mut history = History {
         stream: tenant.stream(id),
@@ -248,14 +245,14 @@ fn listed(begin: &str, data: &[EventView]) -> Result<Bytes, Problem> {
 }
 
 /// A cursor is the last event's number: it stays the same, whatever is recorded meanwhile.
-fn after(cursor: Option<&str>, faults: &mut Faults) -> Sequence {
-    let Some(cursor) = cursor else {
+fn after(query: &mut Filters) -> Sequence {
+    let Some(cursor) = query.one("cursor") else {
         return Sequence(0);
     };
     match cursor.parse() {
         Ok(sequence) if (1..i64::MAX / 2).contains(&sequence) => Sequence(sequence),
         _ => {
-            faults.add("?cursor", "is no `next_cursor` of this list");
+            query.fault("cursor", "is no `next_cursor` of this list");
             Sequence(0)
         }
     }
@@ -272,10 +269,11 @@ async fn load(
     state: &ApiState,
     tenant: &TenantPlace,
     id: StreamId,
-    query: AsOf,
+    mut query: Filters,
     headers: &HeaderMap,
 ) -> Result<Loaded<Notification>, Problem> {
-    let until = until(state, tenant, query.as_of).await?;
+    let until = until(state, tenant, &mut query).await?;
+    query.finish()?;
     caught_up(state, tenant, headers).await?;
     let loaded = state.ledger.load(&tenant.stream(id), until).await?;
     loaded.ok_or_else(|| not_found(until))
@@ -284,14 +282,15 @@ async fn load(
 async fn until(
     state: &ApiState,
     tenant: &TenantPlace,
-    as_of: Option<String>,
+    query: &mut Filters,
 ) -> Result<Until, Problem> {
-    let Some(as_of) = as_of else {
-        return Ok(Until::Now);
-    };
-    match moment::past(state, tenant, &as_of).await? {
-        Ok((At::Position(position), _)) => Ok(Until::Position(position)),
-        Ok((At::Time(time), _)) => Ok(Until::RecordedAt(time)),
-        Err(message) => Err(Problem::invalid("?as_of", message)),
+    let mut until = Until::Now;
+    if let Some(as_of) = query.one("as_of") {
+        match moment::past(state, tenant, &as_of).await? {
+            Ok((At::Position(position), _)) => until = Until::Position(position),
+            Ok((At::Time(time), _)) => until = Until::RecordedAt(time),
+            Err(message) => query.fault("as_of", message),
+        }
     }
+    Ok(until)
 }

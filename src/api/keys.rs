@@ -10,7 +10,6 @@
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
-use axum_extra::extract::{Query, QueryRejection};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use secrecy::ExposeSecret;
 use serde::Serialize;
@@ -20,6 +19,7 @@ use zeroize::Zeroizing;
 
 use super::answers::{self, Answer, Turn};
 use super::content::read_json;
+use super::filters::{Filters, NoParameters};
 use super::notifications::json_response;
 use super::page::{List, Page, PageParameters, UNFILTERED};
 use super::request::{Caller, Id, OPERATOR, idempotency};
@@ -278,7 +278,7 @@ fn wanted(caller: &Caller, asked: Asked) -> Result<NewKey, Problem> {
 pub async fn list(
     State(state): State<ApiState>,
     caller: Caller,
-    query: Result<Query<PageParameters>, QueryRejection>,
+    query: Filters,
 ) -> Result<Response, Problem> {
     let tenant_id = caller.administers(&state)?.map(|tenant| &tenant.tenant_id);
     let list = List {
@@ -310,6 +310,7 @@ pub async fn show(
     State(state): State<ApiState>,
     caller: Caller,
     Id(key_id): Id<KeyId>,
+    _: NoParameters,
 ) -> Result<Response, Problem> {
     let tenant_id = caller.administers(&state)?.map(|tenant| &tenant.tenant_id);
     let key = state.registry.key(key_id).await?;

@@ -6,6 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::filters::NoParameters;
 use super::notifications::json_response;
 use super::request::Caller;
 use super::state::ApiState;
@@ -71,7 +72,11 @@ impl From<Head> for HeadView {
     operation_id = "get_ledger",
     responses((status = 200, description = "The ledger.", body = LedgerView)),
 )]
-pub async fn show(State(state): State<ApiState>, caller: Caller) -> Result<Response, Problem> {
+pub async fn show(
+    State(state): State<ApiState>,
+    caller: Caller,
+    _: NoParameters,
+) -> Result<Response, Problem> {
     caller.operator(&state)?;
     let heads = state.ledger.heads().await?;
     json_response(&LedgerView {

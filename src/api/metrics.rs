@@ -12,7 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::filters::Filters;
 use super::freshness::projected;
 use super::notifications::list_response;
-use super::request::{Caller, Parameters};
+use super::request::Caller;
 use super::state::ApiState;
 use crate::domain::time::Timestamp;
 use crate::ledger::registry::Scope;
@@ -156,11 +156,10 @@ pub struct QuantilesView {
 pub async fn show(
     State(state): State<ApiState>,
     caller: Caller,
-    Parameters(query): Parameters<Vec<(String, String)>>,
+    mut filters: Filters,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let tenant = caller.tenant(&state, Scope::Read)?;
-    let mut filters = Filters::of(query);
     let wanted = wanted(state.surroundings.now(), &mut filters);
     filters.finish()?;
     let reached = projected(&state, tenant, &headers, Projection::Metrics).await?;

@@ -13,7 +13,7 @@ use super::filters::Filters;
 use super::freshness::projected;
 use super::notifications::list_response;
 use super::page::{Page, cut};
-use super::request::{Caller, Parameters};
+use super::request::Caller;
 use super::schema::{Metadata, Name};
 use super::state::ApiState;
 use super::view::{self, ListedNotification};
@@ -78,11 +78,10 @@ pub struct NotificationFilters {
 pub async fn list(
     State(state): State<ApiState>,
     caller: Caller,
-    Parameters(query): Parameters<Vec<(String, String)>>,
+    mut filters: Filters,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let tenant = caller.tenant(&state, Scope::Read)?;
-    let mut filters = Filters::of(query);
     let wanted = wanted(&mut filters);
     let (list, page) = filters.page::<Position>("notifications", tenant, &state.master);
     filters.finish()?;

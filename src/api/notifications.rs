@@ -10,7 +10,6 @@ use serde::Serialize;
 
 use super::body::{self, CommandName, Wish};
 use super::content::{read_json, read_json_if_any};
-pub use super::request::bad_query;
 use super::request::{Caller, Id, idempotency, if_match};
 use super::schema::{
     Bounced, Delivered, Failed, Interacted, Queue, Read, RequestNotification, Retract, Seen, Sent,

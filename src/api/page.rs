@@ -3,14 +3,13 @@
 //! A cursor is the place of a page's last item, and a proof that it was made here for this list
 //! of this owner under these filters. So whoever changes one, or takes it elsewhere, is told.
 
-use axum_extra::extract::{Query, QueryRejection};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::request::bad_query;
+use super::filters::Filters;
 use super::view::hex;
 use crate::domain::ids::TenantId;
 use crate::domain::time::Timestamp;
@@ -31,17 +30,15 @@ const ID_BYTES: usize = 16;
 const PROOF_BYTES: usize = 16;
 
 /// Query of a list.
-#[derive(Debug, Default, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields, default)]
+#[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "only described: queries are read by hand")]
 pub struct PageParameters {
     /// Entries of a page.
-    #[param(value_type = Option<u32>, minimum = 1, maximum = 200, default = 50)]
-    #[serde(deserialize_with = "super::request::given")]
-    pub(super) limit: Option<String>,
+    #[param(minimum = 1, maximum = 200, default = 50)]
+    limit: Option<u32>,
     /// `next_cursor` of the page before.
-    #[serde(deserialize_with = "super::request::given")]
-    pub(super) cursor: Option<String>,
+    cursor: Option<String>,
 }
 
 /// Which page of a list is wanted.
@@ -175,13 +172,11 @@ impl List<'_> {
     pub fn wanted<P: Place>(
         self,
         master: &MasterKey,
-        query: Result<Query<PageParameters>, QueryRejection>,
+        mut query: Filters,
     ) -> Result<PageWanted<P>, Problem> {
-        let query = query.map_err(|error| bad_query(&error))?.0;
-        let mut faults = Faults::default();
-        let limit = page_limit(query.limit.as_deref(), &mut faults);
-        let after = self.after(master, query.cursor.as_deref(), &mut faults);
-        Ok(faults.or(Some(PageWanted { limit, after }))?)
+        let wanted = query.page_of(self, master);
+        query.finish()?;
+        Ok(wanted)
     }
 
     /// The place a page begins after: that of its cursor, if it has one.

@@ -7,6 +7,7 @@ use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::filters::NoParameters;
 use super::notifications::json_response;
 use super::page::Page;
 use super::request::Caller;
@@ -70,7 +71,11 @@ pub enum CheckpointState {
     operation_id = "list_projections",
     responses((status = 200, description = "All of them: there is no second page.", body = Page<ProjectionView>)),
 )]
-pub async fn list(State(state): State<ApiState>, caller: Caller) -> Result<Response, Problem> {
+pub async fn list(
+    State(state): State<ApiState>,
+    caller: Caller,
+    _: NoParameters,
+) -> Result<Response, Problem> {
     caller.operator(&state)?;
     let now = state.surroundings.now();
     let mut by_projection: BTreeMap<Projection, Vec<CheckpointView>> = BTreeMap::new();

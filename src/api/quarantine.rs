@@ -6,7 +6,6 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum_extra::extract::{Query, QueryRejection};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, StatusCode};
@@ -17,6 +16,7 @@ use uuid::Uuid;
 
 use super::answers::{Answer, once};
 use super::content::read_json_if_any;
+use super::filters::{Filters, NoParameters};
 use super::notifications::json_response;
 use super::page::{List, Page, PageParameters, PageWanted, UNFILTERED};
 use super::request::{Caller, Id, idempotency};
@@ -97,7 +97,7 @@ pub struct Retry {
 pub async fn list(
     State(state): State<ApiState>,
     caller: Caller,
-    query: Result<Query<PageParameters>, QueryRejection>,
+    query: Filters,
 ) -> Result<Response, Problem> {
     let tenant = caller.tenant(&state, Scope::Read)?;
     let list = List {
@@ -124,6 +124,7 @@ pub async fn show(
     State(state): State<ApiState>,
     caller: Caller,
     Id(entry_id): Id<EntryId>,
+    _: NoParameters,
 ) -> Result<Response, Problem> {
     let tenant = caller.tenant(&state, Scope::Read)?;
     let entry = state.registry.entry(tenant, entry_id).await?;

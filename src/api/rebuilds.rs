@@ -10,8 +10,9 @@ use uuid::Uuid;
 
 use super::answers::{self, Answer, Turn};
 use super::content::read_json_if_any;
+use super::filters::{Filters, NoParameters};
 use super::notifications::json_response;
-use super::request::{Caller, Parameters, idempotency};
+use super::request::{Caller, idempotency};
 use super::state::ApiState;
 use crate::domain::time::Timestamp;
 use crate::json::{self, Faults, Fields};
@@ -75,14 +76,13 @@ impl From<&Rebuild> for RebuildView {
 }
 
 /// Query of a rebuild.
-#[derive(Debug, Default, serde::Deserialize, utoipa::IntoParams)]
-#[serde(deny_unknown_fields)]
+#[derive(utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "only described: queries are read by hand")]
 pub struct RebuildParameters {
     /// Only this partition; all of them if left out.
-    #[param(value_type = Option<i16>, minimum = 0)]
-    #[serde(default, deserialize_with = "super::request::given")]
-    partition: Option<String>,
+    #[param(minimum = 0)]
+    partition: Option<i16>,
 }
 
 /// Rebuild a projection
@@ -103,18 +103,16 @@ pub async fn begin(
     State(state): State<ApiState>,
     caller: Caller,
     Named(projection): Named,
-    Parameters(query): Parameters<RebuildParameters>,
+    mut query: Filters,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
     caller.operator(&state)?;
     let wanted = Wanted {
         projection: known(&projection)?,
-        partition: query
-            .partition
-            .map(|text| partition(&state, &text))
-            .transpose()?,
+        partition: partition(&state, &mut query),
     };
+    query.finish()?;
     let body = read_json_if_any(&headers, body, &state.limits).await?;
     nothing(&body)?;
     let account = caller.account()?;
@@ -212,6 +210,7 @@ pub async fn show(
     State(state): State<ApiState>,
     caller: Caller,
     Named(projection): Named,
+    _: NoParameters,
 ) -> Result<Response, Problem> {
     caller.operator(&state)?;
     json_response(&standing(&state, known(&projection)?).await?)
@@ -233,7 +232,7 @@ pub async fn cancel(
     State(state): State<ApiState>,
     caller: Caller,
     Named(projection): Named,
-    _headers: HeaderMap,
+    _: NoParameters,
 ) -> Result<Response, Problem> {
     caller.operator(&state)?;
     let projection = known(&projection)?;
@@ -278,11 +277,14 @@ fn known(name: &str) -> Result<Projection, Problem> {
     })
 }
 
-fn partition(state: &ApiState, text: &str) -> Result<Partition, Problem> {
+/// Only this one, if one is given.
+fn partition(state: &ApiState, query: &mut Filters) -> Option<Partition> {
+    let text = query.one("partition")?;
     let last = state.ledger_row.partitions - 1;
     let number = text.parse().ok();
-    number
-        .filter(|number| (0..=last).contains(number))
-        .map(Partition)
-        .ok_or_else(|| Problem::invalid("?partition", format!("must be a number from 0 to {last}")))
+    let number = number.filter(|number| (0..=last).contains(number));
+    if number.is_none() {
+        query.fault("partition", format!("must be a number from 0 to {last}"));
+    }
+    number.map(Partition)
 }

@@ -4,12 +4,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, RawPathParams};
-use axum_extra::extract::Query;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use ring::digest;
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Deserializer};
 
 pub use super::content::{JSON, media_type, read_body, require_json};
 use super::state::ApiState;
@@ -257,31 +254,6 @@ impl<T: FromStr> FromRequestParts<ApiState> for Id<T> {
     }
 }
 
-/// The query of a request.
-#[derive(Clone, Copy, Debug)]
-pub struct Parameters<T>(pub T);
-
-impl<T: DeserializeOwned> FromRequestParts<ApiState> for Parameters<T> {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
-        let query = Query::from_request_parts(parts, state).await;
-        query
-            .map(|Query(query)| Self(query))
-            .map_err(|error| bad_query(&error))
-    }
-}
-
-/// A parameter that was given, if only as `name=`: nothing is something else than left out, and is
-/// to be refused where it makes no sense.
-///
-/// # Errors
-///
-/// When the query can't be read.
-pub fn given<'de, D: Deserializer<'de>>(query: D) -> Result<Option<String>, D::Error> {
-    String::deserialize(query).map(Some)
-}
-
 /// A time in a query. Forgives a `+` that was not escaped and so came as a space.
 ///
 /// # Errors
@@ -294,7 +266,7 @@ pub fn parse_time(text: &str) -> Result<Timestamp, TimestampError> {
     })
 }
 
-/// Says which query parameter is wrong.
+/// Says why a query can't be read at all.
 pub fn bad_query(error: &dyn std::error::Error) -> Problem {
     let mut detail = error.to_string();
     if let Some(source) = error.source() {

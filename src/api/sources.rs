@@ -5,7 +5,6 @@
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum_extra::extract::{Query, QueryRejection};
 use http::{HeaderMap, StatusCode};
 use secrecy::SecretString;
 use serde::Serialize;
@@ -17,6 +16,7 @@ use uuid::Uuid;
 
 use super::answers::{Answer, once};
 use super::content::read_json;
+use super::filters::{Filters, NoParameters};
 use super::notifications::json_response;
 use super::page::{List, Page, PageParameters, UNFILTERED};
 use super::request::{Caller, Id, idempotency};
@@ -192,7 +192,7 @@ pub async fn create(
 pub async fn list(
     State(state): State<ApiState>,
     caller: Caller,
-    query: Result<Query<PageParameters>, QueryRejection>,
+    query: Filters,
 ) -> Result<Response, Problem> {
     let tenant_id = &caller.tenant(&state, Scope::Read)?.tenant_id;
     let list = List {
@@ -223,6 +223,7 @@ pub async fn show(
     State(state): State<ApiState>,
     caller: Caller,
     Id(id): Id<SourceId>,
+    _: NoParameters,
 ) -> Result<Response, Problem> {
     let tenant_id = &caller.tenant(&state, Scope::Read)?.tenant_id;
     let source = state.registry.source_of(tenant_id, id).await?;

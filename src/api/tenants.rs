@@ -3,13 +3,13 @@
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
-use axum_extra::extract::{Query, QueryRejection};
 use http::{HeaderMap, StatusCode};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::answers::{self, Answer, Turn};
 use super::content::read_json;
+use super::filters::{Filters, NoParameters};
 use super::notifications::json_response;
 use super::page::{List, Page, PageParameters, PageWanted, UNFILTERED};
 use super::request::{Caller, Id, OPERATOR, idempotency};
@@ -164,7 +164,7 @@ fn read(state: &ApiState, body: &[u8]) -> Result<Wanted, Problem> {
 pub async fn list(
     State(state): State<ApiState>,
     caller: Caller,
-    query: Result<Query<PageParameters>, QueryRejection>,
+    query: Filters,
 ) -> Result<Response, Problem> {
     let own = caller.key.tenant_id.as_ref();
     let list = List {
@@ -197,6 +197,7 @@ pub async fn show(
     State(state): State<ApiState>,
     caller: Caller,
     Id(tenant_id): Id<TenantId>,
+    _: NoParameters,
 ) -> Result<Response, Problem> {
     if caller
         .key

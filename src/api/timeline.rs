@@ -15,7 +15,7 @@ use super::freshness::projected_as_of;
 use super::moment::{self, At};
 use super::notifications::list_response;
 use super::page::{Page, Place, cut};
-use super::request::{Caller, Parameters};
+use super::request::Caller;
 use super::schema::{self, EventType, Moment, Name};
 use super::state::ApiState;
 use super::view::{self, About, ActorView, Known};
@@ -151,11 +151,10 @@ impl Place for Mark {
 pub async fn list(
     State(state): State<ApiState>,
     caller: Caller,
-    Parameters(query): Parameters<Vec<(String, String)>>,
+    mut filters: Filters,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let tenant = caller.tenant(&state, Scope::Read)?;
-    let mut filters = Filters::of(query);
     let (wanted, as_of) = wanted(&state, tenant, &mut filters).await?;
     let (list, page) = filters.page::<Mark>("timeline", tenant, &state.master);
     filters.finish()?;

@@ -164,13 +164,7 @@ async fn tenants_come_in_pages_in_the_order_of_their_ids(f: &Fixture) {
         .key(&f.operator)
         .send()
         .await;
-    assert_eq!(refused.pointers(), ["?"]);
-    let refused = f
-        .get("/v1/tenants?limit=0&cursor=NO")
-        .key(&f.operator)
-        .send()
-        .await;
-    assert_eq!(refused.pointers(), ["?limit", "?cursor"]);
+    assert_eq!(refused.pointers(), ["?limit", "?cursor", "?"]);
 }
 
 #[tokio::test]

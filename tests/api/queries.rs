@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::Method;
 use serde_json::{Value, json};
 
 use crate::fixture::{Fixture, Reply, minimal};
@@ -9,6 +10,7 @@ use crate::on_both_databases;
 
 on_both_databases!(
     unknown_parameters_are_refused_with_the_known_ones,
+    a_fault_is_said_in_the_same_words_everywhere,
     unknown_words_are_refused_with_the_known_ones,
     a_parameter_that_is_given_is_not_nothing,
     moments_and_ranges_that_can_not_be_are_refused,
@@ -58,8 +60,8 @@ const LISTS: [(&str, &[&str]); 8] = [
             "notification_id",
             "from",
             "to",
-            "as_of",
             "order",
+            "as_of",
             "limit",
             "cursor",
         ],
@@ -119,6 +121,68 @@ async fn unknown_parameters_are_refused_with_the_known_ones(f: &Fixture) {
             let words = [known, &[name]].concat();
             assert_refused(&refused, "?", &words, &path);
         }
+    }
+}
+
+async fn a_fault_is_said_in_the_same_words_everywhere(f: &Fixture) {
+    let id = f.requested().await;
+    let rebuild = "/v1/admin/projections/timeline/rebuild";
+    let begun = f.call(Method::POST, rebuild).key(&f.operator).send().await;
+    begun.expect(202);
+    let said = async |method: &Method, path: &str| {
+        let is_operators = path.starts_with("/v1/tenants") || path.starts_with("/v1/admin");
+        let key = if is_operators { &f.operator } else { &f.acme };
+        let refused = f.call(method.clone(), path).key(key).send().await;
+        let errors = &refused.problem(422, "invalid")["errors"];
+        assert_eq!(errors.as_array().unwrap().len(), 1, "{path}: {errors}");
+        let part = |name: &str| errors[0][name].as_str().unwrap().to_owned();
+        [part("pointer"), part("message")]
+    };
+    let one = format!("/v1/notifications/{id}");
+    let history = format!("{one}/events");
+    let (get, post) = (Method::GET, Method::POST);
+    let mut all: Vec<_> = LISTS
+        .map(|(path, known)| (&get, path, known.join(", ")))
+        .into();
+    all.extend([
+        (&get, "/v1/metrics", "from, to, interval, group_by".into()),
+        (&get, &one, "as_of".into()),
+        (&get, &history, "as_of".into()),
+        (&post, rebuild, "partition".into()),
+    ]);
+    for (method, path, known) in all {
+        let known = known.replace("metadata", "metadata[…]");
+        let words = format!("`foo` is not known; known are: {known}");
+        let unknown = format!("{path}?foo=1");
+        assert_eq!(said(method, &unknown).await, ["?", &words], "{path}");
+        let (name, value) = match known.as_str() {
+            "as_of" => ("as_of", "3-1"),
+            "partition" => ("partition", "3"),
+            "from, to, interval, group_by" => ("interval", "day"),
+            _ => ("limit", "1"),
+        };
+        let twice = format!("{path}?{name}={value}&{name}={value}");
+        let pointer = format!("?{name}");
+        assert_eq!(
+            said(method, &twice).await,
+            [&pointer, "appears more than once"],
+            "{twice}"
+        );
+    }
+    let delete = Method::DELETE;
+    for (method, path) in [
+        (&get, "/v1/admin/projections"),
+        (&get, rebuild),
+        (&delete, rebuild),
+        (&get, "/v1/admin/ledger"),
+        (&get, "/v1/tenants/acme"),
+        (&get, &format!("/v1/keys/{id}")),
+        (&get, &format!("/v1/webhook-sources/{id}")),
+        (&get, &format!("/v1/webhook-quarantine/{id}")),
+    ] {
+        let words = "`foo` is not known; this call takes no parameters";
+        let path = format!("{path}?foo=1");
+        assert_eq!(said(method, &path).await, ["?", words], "{path}");
     }
 }
 
@@ -200,6 +264,7 @@ async fn a_parameter_that_is_given_is_not_nothing(f: &Fixture) {
         ("/v1/metrics", "from"),
         ("/v1/metrics", "to"),
         ("/v1/metrics", "interval"),
+        ("/v1/metrics", "group_by"),
         (&one, "as_of"),
         (&history, "as_of"),
     ] {

@@ -335,6 +335,15 @@ async fn what_is_wrong_with_a_request_is_said(f: &Fixture) {
             assert!(NAMES.iter().all(|name| words.contains(name)), "{words}");
         }
     }
+    for (body, pointers) in [
+        (r#"{"partition": 3, "x": 1}"#, &["/partition", "/x"][..]),
+        ("[]", &[""]),
+    ] {
+        let call = f.post_text(&path("timeline"), body).key(&f.operator);
+        assert_eq!(call.send().await.pointers(), pointers, "{body}");
+    }
+    let cut_off = f.post_text(&path("timeline"), "{").key(&f.operator);
+    cut_off.send().await.problem(400, "malformed_json");
     // None was ever asked for.
     for name in NAMES {
         for method in [Method::GET, Method::DELETE] {
