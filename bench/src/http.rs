@@ -1,25 +1,19 @@
-//! The load: keep-alive connections, each sending its next request when the last was answered.
+//! A client as thin as can be, and what it sends: the same bytes for everyone who is measured.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use hdrhistogram::Histogram;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use uuid::Uuid;
+
+use crate::generator::{self, Measured, Pace, Plan, Request, Requests};
 
 /// The service under load.
 #[derive(Clone, Debug)]
 pub struct Target {
     pub address: String,
     pub key: String,
-}
-
-/// What one measurement gave.
-#[derive(Clone, Copy, Debug)]
-pub struct Measured {
-    pub per_second: f64,
-    pub p50_ms: f64,
-    pub p99_ms: f64,
 }
 
 /// A believable request of about 350 bytes, each for another subscriber.
@@ -29,68 +23,122 @@ pub fn request_json(number: u64) -> String {
     )
 }
 
-impl Target {
-    /// One command a request.
-    pub async fn single(&self, connections: u64, duration: Duration) -> Result<Measured> {
-        let make = |number| request_json(number);
-        self.run(connections, duration, "/v1/notifications", 201, 1, make).await
-    }
+/// One command a request.
+pub fn singles(worker: u64) -> Requests {
+    let mut number = first(worker);
+    Box::new(move || {
+        number += 1;
+        Request {
+            path: "/v1/notifications".into(),
+            headers: String::new(),
+            body: request_json(number),
+            status: 201,
+            weight: 1,
+        }
+    })
+}
 
-    /// Many commands a request.
-    pub async fn bulk(&self, connections: u64, commands: u64, duration: Duration) -> Result<Measured> {
-        let make = move |number: u64| {
-            let items: Vec<String> = (0..commands)
-                .map(|item| {
-                    let request = request_json(number * commands + item);
-                    format!(r#"{{"type":"request",{}"#, &request[1..])
-                })
-                .collect();
-            format!(r#"{{"commands":[{}]}}"#, items.join(","))
+/// So many commands a request.
+pub fn bulks(worker: u64, commands: u64) -> Requests {
+    let mut number = first(worker);
+    Box::new(move || {
+        let items: Vec<String> = (0..commands)
+            .map(|item| {
+                let request = request_json(number + item);
+                format!(r#"{{"type":"request",{}"#, &request[1..])
+            })
+            .collect();
+        number += commands;
+        Request {
+            path: "/v1/commands".into(),
+            headers: String::new(),
+            body: format!(r#"{{"commands":[{}]}}"#, items.join(",")),
+            status: 200,
+            weight: commands,
+        }
+    })
+}
+
+/// Whole lives, one command a request: each notification is requested, queued, sent and delivered.
+pub fn lifecycles(worker: u64) -> Requests {
+    let mut number = first(worker);
+    let mut id = Uuid::nil();
+    let mut stage = 0;
+    Box::new(move || {
+        let message = || {
+            format!(
+                r#"{{"message":{{"channel":"email","provider_id":"northmail","provider_message_id":"nm-{number}"}}}}"#
+            )
         };
-        self.run(connections, duration, "/v1/commands", 200, commands, make).await
+        let (path, body, status) = match stage {
+            0 => {
+                number += 1;
+                id = Uuid::now_v7();
+                let body = format!(r#"{{"id":"{id}",{}"#, &request_json(number)[1..]);
+                ("/v1/notifications".into(), body, 201)
+            }
+            1 => (
+                format!("/v1/notifications/{id}/queue").into(),
+                r#"{"queue":"mail"}"#.into(),
+                200,
+            ),
+            2 => (
+                format!("/v1/notifications/{id}/sent").into(),
+                message(),
+                200,
+            ),
+            _ => (
+                format!("/v1/notifications/{id}/delivered").into(),
+                message(),
+                200,
+            ),
+        };
+        stage = (stage + 1) % 4;
+        Request {
+            path,
+            headers: String::new(),
+            body,
+            status,
+            weight: 1,
+        }
+    })
+}
+
+/// Where a connection's numbers begin: elsewhere in every run, so that nobody meets a subscriber again.
+fn first(worker: u64) -> u64 {
+    (Uuid::new_v4().as_u64_pair().0 >> 20) + worker * 10_000_000
+}
+
+impl Target {
+    /// One command a request, as fast as answers come.
+    pub async fn single(&self, connections: u64, duration: Duration) -> Result<Measured> {
+        self.closed(connections, duration, singles).await
     }
 
-    async fn run(
+    /// Many commands a request, as fast as answers come.
+    pub async fn bulk(
+        &self,
+        connections: u64,
+        commands: u64,
+        duration: Duration,
+    ) -> Result<Measured> {
+        self.closed(connections, duration, |worker| bulks(worker, commands))
+            .await
+    }
+
+    async fn closed(
         &self,
         connections: u64,
         duration: Duration,
-        path: &'static str,
-        status: u16,
-        weight: u64,
-        make: impl Fn(u64) -> String + Clone + Send + Sync + 'static,
+        requests: impl Fn(u64) -> Requests,
     ) -> Result<Measured> {
-        let base = uuid::Uuid::new_v4().as_u64_pair().0 >> 20;
-        let started = Instant::now();
-        let mut workers = tokio::task::JoinSet::new();
-        for worker in 0..connections {
-            let (target, make) = (self.clone(), make.clone());
-            workers.spawn(async move {
-                let mut connection = Connection::open(&target).await?;
-                let mut histogram = Histogram::<u64>::new(3)?;
-                let mut number = base + worker * 1_000_000;
-                while started.elapsed() < duration {
-                    number += 1;
-                    let body = make(number);
-                    let sent = Instant::now();
-                    let answered = connection.post(path, &body).await?;
-                    if answered != status {
-                        bail!("{path} answered {answered}");
-                    }
-                    histogram.record(u64::try_from(sent.elapsed().as_micros())?)?;
-                }
-                Ok(histogram)
-            });
-        }
-        let mut all = Histogram::<u64>::new(3)?;
-        while let Some(worker) = workers.join_next().await {
-            all.add(worker??)?;
-        }
-        let elapsed = started.elapsed().as_secs_f64();
-        Ok(Measured {
-            per_second: (all.len() * weight) as f64 / elapsed,
-            p50_ms: all.value_at_quantile(0.50) as f64 / 1000.0,
-            p99_ms: all.value_at_quantile(0.99) as f64 / 1000.0,
-        })
+        let plan = Plan {
+            connections,
+            pace: Pace::AsAnswered,
+            warm_up: Duration::ZERO,
+            duration,
+        };
+        generator::run(std::slice::from_ref(self), plan, requests).await
     }
 }
 
@@ -116,7 +164,11 @@ impl Answer<'_> {
     /// The body, if it was answered so.
     pub fn ok(&self, status: u16) -> Result<&[u8]> {
         if self.status != status {
-            bail!("answered {}: {}", self.status, String::from_utf8_lossy(self.body));
+            bail!(
+                "answered {}: {}",
+                self.status,
+                String::from_utf8_lossy(self.body)
+            );
         }
         Ok(self.body)
     }
@@ -124,7 +176,9 @@ impl Answer<'_> {
 
 impl Connection {
     pub async fn open(target: &Target) -> Result<Self> {
-        let stream = TcpStream::connect(&target.address).await.context("connect")?;
+        let stream = TcpStream::connect(&target.address)
+            .await
+            .context("connect")?;
         stream.set_nodelay(true)?;
         Ok(Self {
             stream,
@@ -136,13 +190,27 @@ impl Connection {
         })
     }
 
-    /// Sends one request, reads the whole answer, and returns its status.
-    async fn post(&mut self, path: &str, body: &str) -> Result<u16> {
-        Ok(self.call("POST", path, "", body).await?.status)
+    /// Sends one request and reads the whole answer, which must be the right one.
+    pub async fn send(&mut self, request: &Request) -> Result<()> {
+        let Request {
+            path,
+            headers,
+            body,
+            status,
+            ..
+        } = request;
+        let answer = self.call("POST", path, headers, body).await?;
+        answer.ok(*status).context("POST").map(drop)
     }
 
     /// Sends one request and reads the whole answer. `headers` are whole lines.
-    pub async fn call(&mut self, method: &str, path: &str, headers: &str, body: &str) -> Result<Answer<'_>> {
+    pub async fn call(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &str,
+        body: &str,
+    ) -> Result<Answer<'_>> {
         let request = format!(
             "{method} {path} HTTP/1.1\r\n{}{headers}Content-Length: {}\r\n\r\n{body}",
             self.head,
@@ -178,7 +246,9 @@ fn complete(buffer: &[u8]) -> Result<Option<(u16, usize, usize)>> {
     };
     let head = std::str::from_utf8(&buffer[..end])?;
     let status = head.get(9..12).context("status line")?.parse()?;
-    let length: usize = header(head, "content-length").context("no content-length")?.parse()?;
+    let length: usize = header(head, "content-length")
+        .context("no content-length")?
+        .parse()?;
     Ok(Some((status, end, end + 4 + length)))
 }
 

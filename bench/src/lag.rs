@@ -56,14 +56,21 @@ pub async fn run(arguments: Arguments) -> Result<()> {
                 ticks.tick().await;
                 let first = base + writer * 100_000_000 + written;
                 let body = lifecycles(first);
-                connection.call("POST", "/v1/commands", "", &body).await?.ok(200)?;
+                connection
+                    .call("POST", "/v1/commands", "", &body)
+                    .await?
+                    .ok(200)?;
                 written += CALL;
             }
             anyhow::Ok(written)
         });
     }
     let mut histograms = Vec::new();
-    for list in ["/v1/notifications?limit=1", "/v1/notification-logs?limit=1", "/v1/timeline?limit=1&order=desc"] {
+    for list in [
+        "/v1/notifications?limit=1",
+        "/v1/notification-logs?limit=1",
+        "/v1/timeline?limit=1&order=desc",
+    ] {
         histograms.push((list, Histogram::<u64>::new(3)?));
     }
     let mut connection = Connection::open(&target).await?;
@@ -71,8 +78,13 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     while started.elapsed() < duration {
         for (list, histogram) in &mut histograms {
             number += 1;
-            let answer = connection.call("POST", "/v1/notifications", "", &request_json(number)).await?;
-            let position = answer.header("ledger-position").context("no position")?.to_owned();
+            let answer = connection
+                .call("POST", "/v1/notifications", "", &request_json(number))
+                .await?;
+            let position = answer
+                .header("ledger-position")
+                .context("no position")?
+                .to_owned();
             answer.ok(201)?;
             let answered = Instant::now();
             let header = format!("Ledger-Min-Position: {position}\r\n");
@@ -86,7 +98,11 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         written += writer??;
     }
     let seconds = started.elapsed().as_secs_f64();
-    println!("{:.0} events per second were written meanwhile, {} asked for", written as f64 / seconds, arguments.rate);
+    println!(
+        "{:.0} events per second were written meanwhile, {} asked for",
+        written as f64 / seconds,
+        arguments.rate
+    );
     println!();
     println!("| answered until visible in | probes | p50 ms | p99 ms | longest ms |");
     println!("| --- | ---: | ---: | ---: | ---: |");
@@ -111,10 +127,17 @@ fn lifecycles(first: u64) -> String {
         let message = format!(
             r#""message":{{"channel":"email","provider_id":"northmail","provider_message_id":"nm-{number}"}}"#
         );
-        items.push(format!(r#"{{"type":"request","id":"{id}",{}"#, &request_json(number)[1..]));
+        items.push(format!(
+            r#"{{"type":"request","id":"{id}",{}"#,
+            &request_json(number)[1..]
+        ));
         items.push(format!(r#"{{"type":"queue","notification_id":"{id}"}}"#));
-        items.push(format!(r#"{{"type":"sent","notification_id":"{id}",{message}}}"#));
-        items.push(format!(r#"{{"type":"delivered","notification_id":"{id}",{message}}}"#));
+        items.push(format!(
+            r#"{{"type":"sent","notification_id":"{id}",{message}}}"#
+        ));
+        items.push(format!(
+            r#"{{"type":"delivered","notification_id":"{id}",{message}}}"#
+        ));
     }
     format!(r#"{{"commands":[{}]}}"#, items.join(","))
 }

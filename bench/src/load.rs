@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::{http, raw};
+use crate::{generator, http, raw};
 
 /// Measures a running service against raw inserts into the same database.
 #[derive(Debug, Args)]
@@ -53,33 +53,48 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     for round in 1..=arguments.rounds {
         eprintln!("round {round} of {}", arguments.rounds);
         let inserted = reference.run(duration).await.context("raw inserts")?;
-        note(&mut rows, "raw multi-row insert, 500 rows, 2 connections (rows)", inserted);
+        note(
+            &mut rows,
+            "raw multi-row insert, 500 rows, 2 connections (rows)",
+            inserted,
+        );
         for connections in [1, 64, 256] {
             let name = format!("POST /v1/notifications, {connections} connections");
-            note(&mut rows, &name, target.single(connections, duration).await?);
+            note(
+                &mut rows,
+                &name,
+                target.single(connections, duration).await?,
+            );
         }
         let bulk = target.bulk(4, 1000, duration).await?;
-        note(&mut rows, "POST /v1/commands, 1,000 a call, 4 connections (events)", bulk);
+        note(
+            &mut rows,
+            "POST /v1/commands, 1,000 a call, 4 connections (events)",
+            bulk,
+        );
     }
     reference.finish().await?;
     print(&rows);
     Ok(())
 }
 
-fn note(rows: &mut Vec<Row>, name: &str, measured: http::Measured) {
+fn note(rows: &mut Vec<Row>, name: &str, measured: generator::Measured) {
     eprintln!(
         "  {name}: {:.0}/s, p50 {:.2} ms, p99 {:.2} ms",
         measured.per_second, measured.p50_ms, measured.p99_ms
     );
-    let index = rows.iter().position(|row| row.name == name).unwrap_or_else(|| {
-        rows.push(Row {
-            name: name.to_owned(),
-            per_second: Vec::new(),
-            p50_ms: Vec::new(),
-            p99_ms: Vec::new(),
+    let index = rows
+        .iter()
+        .position(|row| row.name == name)
+        .unwrap_or_else(|| {
+            rows.push(Row {
+                name: name.to_owned(),
+                per_second: Vec::new(),
+                p50_ms: Vec::new(),
+                p99_ms: Vec::new(),
+            });
+            rows.len() - 1
         });
-        rows.len() - 1
-    });
     rows[index].per_second.push(measured.per_second);
     rows[index].p50_ms.push(measured.p50_ms);
     rows[index].p99_ms.push(measured.p99_ms);

@@ -1,12 +1,15 @@
 //! Measures the ledger. Timings on a shared machine mean little alone, so wherever there is something
 //! to compare with, it is measured in the same run, and ratios are told beside the figures.
 
+mod generator;
 mod http;
 mod lag;
 mod load;
 mod pages;
 mod raw;
 mod rebuild;
+mod references;
+mod suite;
 
 use anyhow::Result;
 use clap::Parser;
@@ -26,6 +29,10 @@ enum Command {
     Lag(lag::Arguments),
     /// First pages of lists, by every filter.
     Pages(pages::Arguments),
+    /// Named comparisons, each beside its references; what `scripts/bench` runs.
+    Suite(suite::Arguments),
+    /// A reference, as a process of its own.
+    Reference(references::serve::Arguments),
 }
 
 #[tokio::main]
@@ -35,5 +42,7 @@ async fn main() -> Result<()> {
         Command::Rebuild(arguments) => rebuild::run(arguments).await,
         Command::Lag(arguments) => lag::run(arguments).await,
         Command::Pages(arguments) => pages::run(arguments).await,
+        Command::Suite(arguments) => suite::run(arguments).await,
+        Command::Reference(arguments) => references::serve::run(arguments).await,
     }
 }

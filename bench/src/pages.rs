@@ -58,7 +58,10 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         let mut histogram = Histogram::<u64>::new(3)?;
         let mut rows = 0;
         for number in 0..arguments.requests {
-            let path = path.replace("{n}", &(number * 7919 % arguments.notifications).to_string());
+            let path = path.replace(
+                "{n}",
+                &(number * 7919 % arguments.notifications).to_string(),
+            );
             let path = path.replace("{s}", &(number * 7919 % SUBSCRIBERS).to_string());
             let asked = Instant::now();
             let answer = connection.call("GET", &path, "", "").await?;
@@ -102,7 +105,10 @@ fn count(body: &[u8]) -> usize {
 /// What is asked; `{n}` and `{s}` are numbers of a notification and of a subscriber.
 fn paths(notifications: u64) -> Vec<String> {
     let rare = notifications / 2;
-    let mut paths = vec!["/v1/notifications".to_owned(), "/v1/notifications?limit=200".to_owned()];
+    let mut paths = vec![
+        "/v1/notifications".to_owned(),
+        "/v1/notifications?limit=200".to_owned(),
+    ];
     for filter in [
         "status=delivered",
         "status=bounced",
@@ -144,7 +150,10 @@ fn paths(notifications: u64) -> Vec<String> {
     paths.push("/v1/timeline".to_owned());
     paths.push("/v1/timeline?subscriber_id=cust-{s}".to_owned());
     paths.push(format!("/v1/notification-logs?external_id=order-{rare}"));
-    paths.push("/v1/metrics?from=2026-01-01T00:00:00Z&interval=day&group_by=workflow_id,channel".to_owned());
+    paths.push(
+        "/v1/metrics?from=2026-01-01T00:00:00Z&interval=day&group_by=workflow_id,channel"
+            .to_owned(),
+    );
     paths
 }
 
@@ -161,10 +170,16 @@ async fn fill(target: &Target, notifications: u64) -> Result<String> {
             while first < notifications {
                 let body = lives(first, (first + CALL).min(notifications));
                 let answer = connection.call("POST", "/v1/commands", "", &body).await?;
-                position = answer.header("ledger-position").context("no position")?.to_owned();
+                position = answer
+                    .header("ledger-position")
+                    .context("no position")?
+                    .to_owned();
                 answer.ok(200)?;
                 if first.is_multiple_of(50_000) {
-                    eprintln!("  {first} of {notifications}, {:.0} s", begun.elapsed().as_secs_f64());
+                    eprintln!(
+                        "  {first} of {notifications}, {:.0} s",
+                        begun.elapsed().as_secs_f64()
+                    );
                 }
                 first += CALL * FILLERS;
             }
@@ -197,9 +212,21 @@ fn lives(first: u64, end: u64) -> String {
             n if n.is_multiple_of(5) => "marketing",
             _ => "transactional",
         };
-        let channel = if number.is_multiple_of(7) { "sms" } else { "email" };
-        let provider = if number.is_multiple_of(10_007) { "rare" } else { "northmail" };
-        let step = if number.is_multiple_of(11) { r#","step_id":"step-1""# } else { "" };
+        let channel = if number.is_multiple_of(7) {
+            "sms"
+        } else {
+            "email"
+        };
+        let provider = if number.is_multiple_of(10_007) {
+            "rare"
+        } else {
+            "northmail"
+        };
+        let step = if number.is_multiple_of(11) {
+            r#","step_id":"step-1""#
+        } else {
+            ""
+        };
         let audience = if number.is_multiple_of(997) {
             r#","classification":{"audience":"support"}"#
         } else {
@@ -212,13 +239,17 @@ fn lives(first: u64, end: u64) -> String {
         let message = format!(
             r#""message":{{"channel":"{channel}","provider_id":"{provider}","provider_message_id":"m-{number}"{step}}}"#
         );
-        items.push(format!(r#"{{"type":"sent","notification_id":"{id}",{message}}}"#));
+        items.push(format!(
+            r#"{{"type":"sent","notification_id":"{id}",{message}}}"#
+        ));
         items.push(match number % 50 {
             0 => format!(r#"{{"type":"bounced","notification_id":"{id}","code":"550",{message}}}"#),
             _ => format!(r#"{{"type":"delivered","notification_id":"{id}",{message}}}"#),
         });
         if number.is_multiple_of(10_000) {
-            items.push(format!(r#"{{"type":"seen","notification_id":"{id}",{message}}}"#));
+            items.push(format!(
+                r#"{{"type":"seen","notification_id":"{id}",{message}}}"#
+            ));
         }
     }
     format!(r#"{{"commands":[{}]}}"#, items.join(","))

@@ -12,7 +12,8 @@ use sqlx::sqlite::{
 };
 use sqlx::{QueryBuilder, Sqlite};
 
-use crate::http::{Measured, request_json};
+use crate::generator::Measured;
+use crate::http::request_json;
 
 /// Rows per statement, each its own transaction.
 const ROWS: i64 = 500;
@@ -38,7 +39,10 @@ impl Reference {
     pub async fn prepare(url: &str) -> Result<Self> {
         const DROP: &str = "DROP TABLE IF EXISTS bench_reference";
         if url.starts_with("postgres") {
-            let pool = PgPoolOptions::new().max_connections(CONNECTIONS).connect(url).await?;
+            let pool = PgPoolOptions::new()
+                .max_connections(CONNECTIONS)
+                .connect(url)
+                .await?;
             sqlx::query(DROP).execute(&pool).await?;
             sqlx::query(CREATE).execute(&pool).await?;
             return Ok(Self::Postgres(pool));
@@ -50,7 +54,10 @@ impl Reference {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(10));
-        let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await?;
+        let pool = SqlitePoolOptions::new()
+            .max_connections(1)
+            .connect_with(options)
+            .await?;
         sqlx::query(DROP).execute(&pool).await?;
         sqlx::query(CREATE).execute(&pool).await?;
         Ok(Self::Sqlite(pool))
@@ -89,6 +96,8 @@ impl Reference {
             per_second: all.len() as f64 * ROWS as f64 / started.elapsed().as_secs_f64(),
             p50_ms: all.value_at_quantile(0.50) as f64 / 1000.0,
             p99_ms: all.value_at_quantile(0.99) as f64 / 1000.0,
+            answered: all.len() * ROWS.unsigned_abs(),
+            cpu_us: None,
         })
     }
 
@@ -119,7 +128,10 @@ impl Reference {
                 );
                 let rows = positions.into_iter().zip(streams).zip(data);
                 query.push_values(rows, |mut row, ((position, stream), data)| {
-                    row.push_bind(partition).push_bind(position).push_bind(stream).push_bind(data);
+                    row.push_bind(partition)
+                        .push_bind(position)
+                        .push_bind(stream)
+                        .push_bind(data);
                 });
                 query.build().execute(pool).await?;
             }

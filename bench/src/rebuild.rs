@@ -42,16 +42,52 @@ const CALLERS: usize = 256;
 pub struct Arguments {
     /// A database of its own: `postgres://…`. If it has no ledger yet, one is made.
     #[arg(long)]
-    database_url: String,
+    pub database_url: String,
     /// Events on record; missing ones are appended first, four per notification.
     #[arg(long, default_value_t = 1_000_000)]
-    events: i64,
+    pub events: i64,
     /// Rounds; medians are reported.
     #[arg(long, default_value_t = 3)]
-    rounds: usize,
+    pub rounds: usize,
+}
+
+/// Events per second, of each round.
+pub struct Figures {
+    pub events: i64,
+    pub read_by_one: Vec<f64>,
+    pub read_by_two: Vec<f64>,
+    pub notifications: Vec<f64>,
+    pub all: Vec<f64>,
 }
 
 pub async fn run(arguments: Arguments) -> Result<()> {
+    let mut figures = measure(&arguments).await?;
+    let events = figures.events;
+    let plain = median(&mut figures.read_by_one);
+    let both = median(&mut figures.read_by_two);
+    println!("| work | events per second | of a plain loop | of {READERS} readers |");
+    println!("| --- | ---: | ---: | ---: |");
+    let told = |work: &str, rate: f64| {
+        println!(
+            "| {work} | {rate:.0} | {:.2} | {:.2} |",
+            rate / plain,
+            rate / both
+        );
+    };
+    told(&format!("read {events} events and throw them away"), plain);
+    told(&format!("the same with {READERS} readers"), both);
+    told(
+        "rebuild `notifications`",
+        median(&mut figures.notifications),
+    );
+    told("rebuild all four", median(&mut figures.all));
+    println!();
+    println!("Resident memory at the highest: {} MB", peak_memory_mb()?);
+    Ok(())
+}
+
+/// Reads and rebuilds in turn, several rounds.
+pub async fn measure(arguments: &Arguments) -> Result<Figures> {
     let url = &arguments.database_url;
     let database = Database::postgres(url, 10, Duration::from_secs(5)).await?;
     database.migrate().await?;
@@ -64,36 +100,29 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     let pool = PgPool::connect(url).await?;
     sqlx::query("VACUUM ANALYZE events").execute(&pool).await?;
     let events = count(&database).await?;
-
-    let work = [
-        ("`notifications`", vec![Projection::Notifications]),
-        ("all four", Projection::ALL.to_vec()),
-    ];
-    let mut read = [Vec::new(), Vec::new()];
-    let mut rebuilt: Vec<Vec<f64>> = vec![Vec::new(); work.len()];
+    let mut figures = Figures {
+        events,
+        read_by_one: Vec::new(),
+        read_by_two: Vec::new(),
+        notifications: Vec::new(),
+        all: Vec::new(),
+    };
     for round in 1..=arguments.rounds {
         eprintln!("round {round} of {}", arguments.rounds);
-        for (readers, rates) in (1..=READERS).zip(&mut read) {
-            rates.push(reading(&pool, &database, readers, events).await?);
-        }
-        for ((name, wanted), rates) in work.iter().zip(&mut rebuilt) {
-            rates.push(rebuilding(&projections, name, wanted, events).await?);
-        }
+        figures
+            .read_by_one
+            .push(reading(&pool, &database, 1, events).await?);
+        figures
+            .read_by_two
+            .push(reading(&pool, &database, READERS, events).await?);
+        let wanted = [Projection::Notifications];
+        let rate = rebuilding(&projections, "`notifications`", &wanted, events).await?;
+        figures.notifications.push(rate);
+        let rate = rebuilding(&projections, "all four", &Projection::ALL, events).await?;
+        figures.all.push(rate);
     }
-    let [plain, both] = read.each_mut().map(|rates| median(rates));
-    println!("| work | events per second | of a plain loop | of {READERS} readers |");
-    println!("| --- | ---: | ---: | ---: |");
-    let told = |work: &str, rate: f64| {
-        println!("| {work} | {rate:.0} | {:.2} | {:.2} |", rate / plain, rate / both);
-    };
-    told(&format!("read {events} events and throw them away"), plain);
-    told(&format!("the same with {READERS} readers"), both);
-    for ((name, _), rates) in work.iter().zip(&mut rebuilt) {
-        told(&format!("rebuild {name}"), median(rates));
-    }
-    println!();
-    println!("Resident memory at the highest: {} MB", peak_memory_mb()?);
-    Ok(())
+    pool.close().await;
+    Ok(figures)
 }
 
 async fn count(database: &Database) -> Result<i64> {
@@ -138,7 +167,11 @@ async fn reading(pool: &PgPool, database: &Database, readers: usize, events: i64
     if i64::try_from(rows)? != events {
         bail!("read {rows} of {events} events");
     }
-    Ok(told(&format!("read and thrown away by {readers}"), events, begun))
+    Ok(told(
+        &format!("read and thrown away by {readers}"),
+        events,
+        begun,
+    ))
 }
 
 async fn rebuilding(
@@ -152,7 +185,11 @@ async fn rebuilding(
     projections.work().await?;
     for rebuild in projections.rebuilds().await? {
         if wanted.contains(&rebuild.projection) && rebuild.state != State::Done {
-            bail!("the rebuild of {name} ended as {:?}: {:?}", rebuild.state, rebuild.error);
+            bail!(
+                "the rebuild of {name} ended as {:?}: {:?}",
+                rebuild.state,
+                rebuild.error
+            );
         }
     }
     Ok(told(&format!("rebuilt {name}"), events, begun))
@@ -175,7 +212,10 @@ fn peak_memory_mb() -> Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kilobytes = line.and_then(|line| line.split_whitespace().next());
-    Ok(kilobytes.context("the system does not say")?.parse::<u64>()? / 1024)
+    Ok(kilobytes
+        .context("the system does not say")?
+        .parse::<u64>()?
+        / 1024)
 }
 
 /// Makes the ledger, or the rest of it: each notification is requested, queued, sent and delivered.
@@ -186,7 +226,9 @@ async fn prepare(database: &Database, surroundings: &Surroundings, events: i64) 
         key_check: "a benchmark's".to_owned(),
         created_at: surroundings.now(),
     };
-    database.create_ledger(&row, surroundings.ids.random()).await?;
+    database
+        .create_ledger(&row, surroundings.ids.random())
+        .await?;
     let missing = events - count(database).await?;
     if missing <= 0 {
         return Ok(());
@@ -246,7 +288,9 @@ async fn lifecycle(ledger: &Ledger, surroundings: &Surroundings, number: i64) ->
         expected_version: None,
     };
     let requested = Requested {
-        workflow_id: WorkflowId::new(["order-shipped", "welcome", "invoice"][(number % 3) as usize])?,
+        workflow_id: WorkflowId::new(
+            ["order-shipped", "welcome", "invoice"][(number % 3) as usize],
+        )?,
         workflow_version: None,
         subscriber_id: SubscriberId::new(&format!("user-{}", number % 5_000))?,
         external_id: Some(format!("order-{number}")),
@@ -313,4 +357,3 @@ async fn lifecycle(ledger: &Ledger, surroundings: &Surroundings, number: i64) ->
     }
     Ok(())
 }
-
