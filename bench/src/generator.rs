@@ -40,6 +40,7 @@ pub struct Plan {
 
 /// One request, and the answer that is right.
 pub struct Request {
+    pub method: &'static str,
     pub path: Cow<'static, str>,
     /// Whole lines.
     pub headers: String,
@@ -58,8 +59,9 @@ pub struct Measured {
     pub p99_ms: f64,
     /// All that was answered, in the warm-up too.
     pub answered: u64,
-    /// Processor time of the server for each of those, if somebody looked.
-    pub cpu_us: Option<f64>,
+    /// Processor time of the server for each of those, and of its database, if somebody looked.
+    pub server_us: Option<f64>,
+    pub database_us: Option<f64>,
 }
 
 /// The requests of one connection, one after the other.
@@ -111,7 +113,8 @@ impl Tally {
             p50_ms: ms(0.50),
             p99_ms: ms(0.99),
             answered: self.answered,
-            cpu_us: None,
+            server_us: None,
+            database_us: None,
         }
     }
 }

@@ -29,6 +29,7 @@ pub fn singles(worker: u64) -> Requests {
     Box::new(move || {
         number += 1;
         Request {
+            method: "POST",
             path: "/v1/notifications".into(),
             headers: String::new(),
             body: request_json(number),
@@ -50,6 +51,7 @@ pub fn bulks(worker: u64, commands: u64) -> Requests {
             .collect();
         number += commands;
         Request {
+            method: "POST",
             path: "/v1/commands".into(),
             headers: String::new(),
             body: format!(r#"{{"commands":[{}]}}"#, items.join(",")),
@@ -95,6 +97,7 @@ pub fn lifecycles(worker: u64) -> Requests {
         };
         stage = (stage + 1) % 4;
         Request {
+            method: "POST",
             path,
             headers: String::new(),
             body,
@@ -193,14 +196,15 @@ impl Connection {
     /// Sends one request and reads the whole answer, which must be the right one.
     pub async fn send(&mut self, request: &Request) -> Result<()> {
         let Request {
+            method,
             path,
             headers,
             body,
             status,
             ..
         } = request;
-        let answer = self.call("POST", path, headers, body).await?;
-        answer.ok(*status).context("POST").map(drop)
+        let answer = self.call(method, path, headers, body).await?;
+        answer.ok(*status).context(*method).map(drop)
     }
 
     /// Sends one request and reads the whole answer. `headers` are whole lines.

@@ -13,7 +13,7 @@ use hdrhistogram::Histogram;
 use crate::http::{Connection, Target, request_json};
 
 /// Commands in each bulk call.
-const CALL: u64 = 100;
+pub const CALL: u64 = 100;
 /// Writers that share the rate.
 const WRITERS: u64 = 4;
 /// Between a probe's end and the next one.
@@ -55,7 +55,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
             while started.elapsed() < duration {
                 ticks.tick().await;
                 let first = base + writer * 100_000_000 + written;
-                let body = lifecycles(first);
+                let body = lifecycles(first, uuid::Uuid::now_v7);
                 connection
                     .call("POST", "/v1/commands", "", &body)
                     .await?
@@ -119,11 +119,12 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Commands of whole lives: each notification is requested, queued, sent and delivered.
-fn lifecycles(first: u64) -> String {
+/// Commands of whole lives: each notification is requested, queued, sent and delivered. The caller
+/// chooses the ids.
+pub fn lifecycles(first: u64, mut id: impl FnMut() -> uuid::Uuid) -> String {
     let mut items = Vec::new();
     for number in first..first + CALL / 4 {
-        let id = uuid::Uuid::now_v7();
+        let id = id();
         let message = format!(
             r#""message":{{"channel":"email","provider_id":"northmail","provider_message_id":"nm-{number}"}}"#
         );

@@ -97,7 +97,8 @@ impl Reference {
             p50_ms: all.value_at_quantile(0.50) as f64 / 1000.0,
             p99_ms: all.value_at_quantile(0.99) as f64 / 1000.0,
             answered: all.len() * ROWS.unsigned_abs(),
-            cpu_us: None,
+            server_us: None,
+            database_us: None,
         })
     }
 

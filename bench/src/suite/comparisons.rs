@@ -4,7 +4,6 @@ use anyhow::Result;
 use futures_util::future::BoxFuture;
 
 use super::databases::storage;
-use super::process::cpu_seconds;
 use super::product::Product;
 use super::report::{Bar, Comparison, Figure, median};
 use super::server::Server;
@@ -25,12 +24,12 @@ const STOCK: &str = "axum, postgres-es";
 const MEMORY_MB_MAX: f64 = 150.0;
 
 /// Somebody who is measured once a round.
-type Contender<'a> = (
+pub type Contender<'a> = (
     &'a str,
     Box<dyn Fn() -> BoxFuture<'a, Result<Measured>> + 'a>,
 );
 
-fn contender<'a, F>(name: &'a str, work: impl Fn() -> F + 'a) -> Contender<'a>
+pub fn contender<'a, F>(name: &'a str, work: impl Fn() -> F + 'a) -> Contender<'a>
 where
     F: Future<Output = Result<Measured>> + Send + 'a,
 {
@@ -45,9 +44,9 @@ fn over<'a>(
     requests: fn(u64) -> Requests,
 ) -> Contender<'a> {
     contender(name, move || async move {
-        let before = cpu_seconds(server.id()?)?;
+        let before = server.meter.read().await?;
         let measured = generator::run(&server.targets, plan, requests).await?;
-        with_cpu(measured, server.id()?, before)
+        server.meter.since(&before, measured).await
     })
 }
 
@@ -57,24 +56,16 @@ fn ledger(product: &Product, plan: Plan, requests: fn(u64) -> Requests) -> Conte
 }
 
 /// The ledger may catch up afterwards, which counts as work but not as time.
-async fn to_ledger(
+pub async fn to_ledger(
     product: &Product,
     plan: Plan,
     requests: impl Fn(u64) -> Requests,
 ) -> Result<Measured> {
-    let before = cpu_seconds(product.id()?)?;
+    let before = product.meter.read().await?;
     let measured = generator::run(&product.targets, plan, requests).await?;
     let behind = product.caught_up().await?.as_secs_f64();
     eprintln!("  (projections were there after {behind:.2} s more)");
-    with_cpu(measured, product.id()?, before)
-}
-
-fn with_cpu(measured: Measured, process: u32, before: f64) -> Result<Measured> {
-    let used = cpu_seconds(process)? - before;
-    Ok(Measured {
-        cpu_us: Some(used * 1_000_000.0 / measured.answered as f64),
-        ..measured
-    })
+    product.meter.since(&before, measured).await
 }
 
 impl Suite {
@@ -234,9 +225,6 @@ impl Suite {
         self.in_turn(comparison, &contenders).await?;
         comparison.wants(Bar::at(Figure::PerSecond, LEDGER, UNNEST, 0.5));
         drop(contenders);
-        comparison
-            .notes
-            .push("Processor time is of the ledger, for each command.".to_owned());
         let memory = product.memory_mb()?;
         comparison.notes.push(format!(
             "Resident memory of the ledger at its highest: {memory:.0} MB."
@@ -296,7 +284,8 @@ impl Suite {
                     p50_ms: f64::NAN,
                     p99_ms: f64::NAN,
                     answered: 0,
-                    cpu_us: None,
+                    server_us: None,
+                    database_us: None,
                 };
                 comparison.note(who, measured);
             }
@@ -315,10 +304,10 @@ impl Suite {
         let plan = self.closed(64);
         let folder = tempfile::tempdir_in(&self.arguments.scratch)?;
         let url = |name: &str| format!("sqlite://{}", folder.path().join(name).display());
-        let group = Server::start(Kind::Group, &url("reference.db")).await?;
+        let group = Server::start(Kind::Group, &url("reference.db"), None).await?;
         let Self { arguments, .. } = self;
-        let product =
-            Product::start(&arguments.binary, &url("ledger.db"), arguments.tenants).await?;
+        let url = url("ledger.db");
+        let product = Product::start(&arguments.binary, &url, None, arguments.tenants).await?;
         let contenders = [
             over(GROUP, &group, plan, http::singles),
             ledger(&product, plan, http::singles),
@@ -335,7 +324,7 @@ impl Suite {
     }
 
     /// Everybody once, then everybody again.
-    async fn in_turn(
+    pub async fn in_turn(
         &self,
         comparison: &mut Comparison,
         contenders: &[Contender<'_>],
@@ -350,13 +339,24 @@ impl Suite {
         Ok(())
     }
 
-    async fn product(&self, database: &str) -> Result<Product> {
+    pub async fn product(&self, database: &str) -> Result<Product> {
         let url = self.databases.create(database).await?;
-        Product::start(&self.arguments.binary, &url, self.arguments.tenants).await
+        let Self {
+            arguments,
+            databases,
+        } = self;
+        Product::start(
+            &arguments.binary,
+            &url,
+            databases.named(database),
+            arguments.tenants,
+        )
+        .await
     }
 
     async fn server(&self, kind: Kind, database: &str) -> Result<Server> {
-        Server::start(kind, &self.databases.create(database).await?).await
+        let url = self.databases.create(database).await?;
+        Server::start(kind, &url, self.databases.named(database)).await
     }
 
     async fn stock(&self, database: &str, with_view: bool) -> Result<Stock> {
@@ -378,7 +378,7 @@ impl Suite {
         Ok(())
     }
 
-    async fn clean(&self, databases: &[&str]) -> Result<()> {
+    pub async fn clean(&self, databases: &[&str]) -> Result<()> {
         for name in databases {
             self.databases.remove(name).await?;
         }

@@ -25,6 +25,11 @@ impl Databases {
         self.address(name)
     }
 
+    /// For whoever looks what goes on in one of them.
+    pub fn named(&self, name: &str) -> Option<(PgPool, String)> {
+        Some((self.server.clone(), name.to_owned()))
+    }
+
     pub fn address(&self, name: &str) -> Result<String> {
         let (server, _) = self
             .url

@@ -16,6 +16,7 @@ mod process;
 mod product;
 mod report;
 mod server;
+mod size;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -53,6 +54,8 @@ pub enum Name {
     /// On SQLite.
     #[value(name = "sqlite-64")]
     Sqlite64,
+    /// With few events on record and with many. Takes its time, so only if it is named.
+    Size,
 }
 
 /// Measures the ledger beside its references and writes down what came of it.
@@ -90,6 +93,9 @@ pub struct Arguments {
         default_value_if("quick", "true", "100000")
     )]
     events: i64,
+    /// Events on record for `size`.
+    #[arg(long, default_value_t = 10_000_000)]
+    large_events: u64,
     /// Fewer seconds, rounds and events: all of it in less than five minutes.
     #[arg(long)]
     quick: bool,
@@ -104,6 +110,7 @@ pub struct Suite {
 pub async fn run(mut arguments: Arguments) -> Result<()> {
     if arguments.names.is_empty() {
         arguments.names = Name::value_variants().to_vec();
+        arguments.names.retain(|name| *name != Name::Size);
     }
     std::fs::create_dir_all(&arguments.out)?;
     let databases = Databases::connect(&arguments.database_url).await?;
@@ -128,6 +135,7 @@ pub async fn run(mut arguments: Arguments) -> Result<()> {
             Name::Webhooks => suite.webhooks(&mut comparison).await?,
             Name::Rebuild => suite.rebuild(&mut comparison).await?,
             Name::Sqlite64 => suite.sqlite(&mut comparison).await?,
+            Name::Size => suite.size(&mut comparison).await?,
         }
         comparison.judge();
         comparison.write(&suite.arguments.out)?;

@@ -50,6 +50,7 @@ pub fn webhooks(path: String) -> Requests {
         let signed = hmac::sign(&key, format!("{delivery}.{now}.{body}").as_bytes());
         let signature = STANDARD.encode(signed);
         Request {
+            method: "POST",
             path: path.clone().into(),
             headers: format!(
                 "svix-id: {delivery}\r\nsvix-timestamp: {now}\r\nsvix-signature: v1,{signature}\r\n"

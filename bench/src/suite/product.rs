@@ -5,10 +5,11 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use sqlx::postgres::PgPool;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use super::process;
+use super::process::{self, Meter};
 use crate::http::{Connection, Target, request_json};
 
 /// 32 bytes in base64. It protects nothing but a benchmark.
@@ -23,11 +24,17 @@ pub struct Product {
     child: Child,
     /// One for each tenant.
     pub targets: Vec<Target>,
+    pub meter: Meter,
     folder: TempDir,
 }
 
 impl Product {
-    pub async fn start(binary: &Path, database_url: &str, tenants: usize) -> Result<Self> {
+    pub async fn start(
+        binary: &Path,
+        database_url: &str,
+        database: Option<(PgPool, String)>,
+        tenants: usize,
+    ) -> Result<Self> {
         let binary = binary
             .canonicalize()
             .with_context(|| format!("no ledger at {}; build it in release", binary.display()))?;
@@ -54,9 +61,11 @@ impl Product {
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()?;
+        let process = child.id().context("the ledger has ended")?;
         let mut product = Self {
             child,
             targets: Vec::new(),
+            meter: Meter { process, database },
             folder,
         };
         let address = product.address(&listening).await?;
@@ -120,14 +129,9 @@ impl Product {
         Ok(begun.elapsed())
     }
 
-    /// Its process.
-    pub fn id(&self) -> Result<u32> {
-        self.child.id().context("the ledger has ended")
-    }
-
     /// Resident memory at its highest so far.
     pub fn memory_mb(&self) -> Result<f64> {
-        process::peak_memory_mb(self.id()?)
+        process::peak_memory_mb(self.meter.process)
     }
 
     pub async fn stop(mut self) -> Result<()> {

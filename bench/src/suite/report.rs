@@ -10,7 +10,7 @@ use super::plot;
 use crate::generator::Measured;
 
 /// The rows a combined table has, in this order.
-const ORDER: [&str; 9] = [
+const ORDER: [&str; 10] = [
     "single-64",
     "single-256",
     "p99-at-70-percent",
@@ -20,6 +20,7 @@ const ORDER: [&str; 9] = [
     "webhooks",
     "rebuild",
     "sqlite-64",
+    "size",
 ];
 
 /// Where it was measured.
@@ -53,8 +54,9 @@ pub struct Row {
     pub per_second: Vec<f64>,
     pub p50_ms: Vec<f64>,
     pub p99_ms: Vec<f64>,
-    /// Processor time of the server for each request.
-    pub cpu_us: Vec<f64>,
+    /// Processor time for each request.
+    pub server_us: Vec<f64>,
+    pub database_us: Vec<f64>,
 }
 
 /// What is compared.
@@ -140,9 +142,10 @@ impl Bar {
         }
     }
 
-    pub fn memory(of: &str, memory_mb: f64, wanted: f64) -> Self {
+    /// The figure itself is judged.
+    pub fn alone(figure: Figure, of: &str, wanted: f64) -> Self {
         Self {
-            figure: Figure::MemoryMb(memory_mb),
+            figure,
             of: of.to_owned(),
             reference: None,
             wanted,
@@ -150,14 +153,19 @@ impl Bar {
         }
     }
 
+    pub fn memory(of: &str, memory_mb: f64, wanted: f64) -> Self {
+        Self::alone(Figure::MemoryMb(memory_mb), of, wanted)
+    }
+
     fn line(&self) -> String {
         let Some(reached) = self.reached else {
             return String::new();
         };
+        let ms = if self.reference.is_none() { " ms" } else { "" };
         let (what, digits, unit) = match self.figure {
             Figure::PerSecond => ("rate", 2, ""),
-            Figure::P50 => ("p50", 2, ""),
-            Figure::P99 => ("p99", 2, ""),
+            Figure::P50 => ("p50", 2, ms),
+            Figure::P99 => ("p99", 2, ms),
             Figure::MemoryMb(_) => ("resident memory", 0, " MB"),
         };
         let (words, is_reached) = match self.figure {
@@ -195,7 +203,8 @@ impl Comparison {
             per_second,
             p50_ms,
             p99_ms,
-            cpu_us,
+            server_us,
+            database_us,
             ..
         } = measured;
         if p50_ms.is_nan() {
@@ -213,7 +222,8 @@ impl Comparison {
                     per_second: Vec::new(),
                     p50_ms: Vec::new(),
                     p99_ms: Vec::new(),
-                    cpu_us: Vec::new(),
+                    server_us: Vec::new(),
+                    database_us: Vec::new(),
                 });
                 self.rows.len() - 1
             });
@@ -223,7 +233,8 @@ impl Comparison {
             row.p50_ms.push(p50_ms);
             row.p99_ms.push(p99_ms);
         }
-        row.cpu_us.extend(cpu_us);
+        row.server_us.extend(server_us);
+        row.database_us.extend(database_us);
     }
 
     pub fn wants(&mut self, bar: Bar) {
@@ -271,23 +282,27 @@ impl Comparison {
             self.machine.sentence()
         );
         text += &format!(
-            "| who | {unit} per second | lowest and highest | p50 ms | p99 ms | processor µs |\n| --- | ---: | ---: | ---: | ---: | ---: |\n"
+            "| who | {unit} per second | lowest and highest | p50 ms | p99 ms | processor µs: server | database |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n"
         );
         for row in &self.rows {
             let ms = |values: &[f64]| {
                 median(values).map_or("–".to_owned(), |value| format!("{value:.2}"))
             };
+            let us = |values: &[f64]| {
+                median(values).map_or("–".to_owned(), |value| format!("{value:.0}"))
+            };
             let lowest = row.per_second.iter().copied().fold(f64::INFINITY, f64::min);
             let highest = row.per_second.iter().copied().fold(0.0, f64::max);
             text += &format!(
-                "| {} | {} | {} – {} | {} | {} | {} |\n",
+                "| {} | {} | {} – {} | {} | {} | {} | {} |\n",
                 row.who,
                 thousands(median(&row.per_second).unwrap_or(f64::NAN)),
                 thousands(lowest),
                 thousands(highest),
                 ms(&row.p50_ms),
                 ms(&row.p99_ms),
-                median(&row.cpu_us).map_or("–".to_owned(), |value| format!("{value:.0}"))
+                us(&row.server_us),
+                us(&row.database_us)
             );
         }
         if !self.bars.is_empty() {

@@ -4,19 +4,26 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
+use sqlx::postgres::PgPool;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
+use super::process::Meter;
 use crate::http::Target;
 use crate::references::serve::Kind;
 
 pub struct Server {
     child: Child,
     pub targets: Vec<Target>,
+    pub meter: Meter,
 }
 
 impl Server {
-    pub async fn start(kind: Kind, database_url: &str) -> Result<Self> {
+    pub async fn start(
+        kind: Kind,
+        database_url: &str,
+        database: Option<(PgPool, String)>,
+    ) -> Result<Self> {
         let value = kind.to_possible_value().context("not to be skipped")?;
         let mut child = Command::new(std::env::current_exe()?)
             .args([
@@ -35,15 +42,12 @@ impl Server {
             address: line.with_context(|| format!("{kind:?} did not start"))?,
             key: "nobody-looks-at-it".to_owned(),
         };
+        let process = child.id().context("the reference has ended")?;
         Ok(Self {
             child,
             targets: vec![target],
+            meter: Meter { process, database },
         })
-    }
-
-    /// Its process.
-    pub fn id(&self) -> Result<u32> {
-        self.child.id().context("the reference has ended")
     }
 
     pub async fn stop(mut self) -> Result<()> {
