@@ -58,7 +58,7 @@ impl Meter {
             .zip(before.database.as_ref())
             .map(|(now, before)| {
                 let used = |(id, seconds): (&u32, &f64)| seconds - before.get(id).unwrap_or(&0.0);
-                now.iter().map(used).sum()
+                now.iter().map(used).sum::<f64>().max(0.0)
             });
         Ok(Measured {
             server_us: Some(each(now.server - before.server)),
