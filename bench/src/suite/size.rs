@@ -18,7 +18,7 @@ use crate::lag;
 
 const SMALL: u64 = 100_000;
 /// Connections that fill a ledger.
-const WRITERS: usize = 4;
+const WRITERS: usize = 32;
 /// Notifications whose history is read, about.
 const READ: u64 = 1_000;
 /// Histories read a second: a person's pace, not a peak.
