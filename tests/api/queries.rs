@@ -147,7 +147,7 @@ async fn a_fault_is_said_in_the_same_words_everywhere(f: &Fixture) {
     all.extend([
         (&get, "/v1/metrics", "from, to, interval, group_by".into()),
         (&get, &one, "as_of".into()),
-        (&get, &history, "as_of".into()),
+        (&get, &history, "as_of, limit, cursor".into()),
         (&post, rebuild, "partition".into()),
     ]);
     for (method, path, known) in all {
