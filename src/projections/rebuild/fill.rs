@@ -18,8 +18,7 @@ use crate::domain::precedence::PrecedenceRule;
 use crate::ledger::record::{Partition, PlainEvent, StreamEvent};
 use crate::ledger::storage::{StorageError, StreamQuery};
 
-/// Events in a page. At about 1 KiB each, with one page being read and one being written, this
-/// keeps memory well below 100 MB.
+/// Events in a page: at about 1 KiB each, 5 MB. Two are held for each partition at work.
 const PAGE_EVENTS: i64 = 5_000;
 /// Bytes of data in a page, where events are larger than that; its last event may go beyond.
 const PAGE_BYTES: i64 = 16 * 1024 * 1024;

@@ -265,11 +265,12 @@ impl Worker {
                 // This may take minutes, so nothing is held meanwhile: neither the lease's renewal
                 // nor whoever cancels has to wait.
                 worker.begin().await?.commit().await?;
-                let built = worker.build(&index).await;
-                if built.is_err_and(|error| has_code(&error, &BUILT_MEANWHILE)) {
-                    worker.build(&index).await?;
+                match worker.build(&index).await {
+                    Err(error) if has_code(&error, &BUILT_MEANWHILE) => {
+                        Ok(worker.build(&index).await?)
+                    }
+                    built => Ok(built?),
                 }
-                Ok(())
             }
         })
         .await?;
