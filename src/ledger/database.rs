@@ -52,13 +52,30 @@ macro_rules! on_both {
 }
 pub(crate) use on_both;
 
-/// Connections to a SQLite file.
+/// A connection that lay idle for longer is asked whether it is still alive before it is used again.
+/// One that was just used is: asking would cost every statement a round trip.
+const IDLE_ASKED: Duration = Duration::from_secs(1);
+
+/// Connections to a PostgreSQL server.
+pub(crate) fn postgres_pool(connections_max: u32) -> PgPoolOptions {
+    PgPoolOptions::new()
+        .max_connections(connections_max)
+        .test_before_acquire(false)
+        .before_acquire(|connection, known| {
+            Box::pin(
+                async move { Ok(known.idle_for < IDLE_ASKED || connection.ping().await.is_ok()) },
+            )
+        })
+}
+
+/// Connections to a SQLite file. There is no network on which one could break.
 ///
 /// When SQLite itself undoes a transaction, as it does when the disk is full, sqlx goes on counting
 /// it, and nobody could ever begin another one there. So such a connection is given up.
 pub(crate) fn sqlite_pool(connections_max: u32) -> SqlitePoolOptions {
     SqlitePoolOptions::new()
         .max_connections(connections_max)
+        .test_before_acquire(false)
         .before_acquire(|connection, _| {
             let is_free = !connection.is_in_transaction();
             Box::pin(async move { Ok(is_free) })
@@ -123,8 +140,7 @@ impl Database {
         let options = PgConnectOptions::from_str(url)
             .map_err(OpenError::Address)?
             .application_name("notification-ledger");
-        let pool = PgPoolOptions::new()
-            .max_connections(connections_max)
+        let pool = postgres_pool(connections_max)
             .acquire_timeout(acquire_timeout)
             .connect_with(options.clone())
             .await

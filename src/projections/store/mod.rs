@@ -11,14 +11,13 @@ mod sqlite;
 
 use std::time::Duration;
 
-use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqlitePool, SqliteSynchronous};
 use sqlx::{PgPool, Postgres, Sqlite};
 
 use super::changes::Changes;
 use super::projection::Projection;
 use super::table::{Cell, Column, Rows, Table};
-use crate::ledger::database::{Database, sqlite_pool};
+use crate::ledger::database::{Database, postgres_pool, sqlite_pool};
 use crate::ledger::record::{Head, Partition};
 use crate::ledger::rows::head;
 use crate::ledger::storage::StorageError;
@@ -90,8 +89,7 @@ impl Store {
                 ]);
                 Pools::Postgres {
                     reading: pool.clone(),
-                    writing: PgPoolOptions::new()
-                        .max_connections(POSTGRES_WRITERS)
+                    writing: postgres_pool(POSTGRES_WRITERS)
                         .acquire_timeout(pool.options().get_acquire_timeout())
                         .connect_lazy_with(options),
                 }
