@@ -1,12 +1,15 @@
 //! Many look-ups of single keys, few statements: whatever is asked while earlier questions are
-//! with the database is put together into the next one.
+//! with the database, or shortly after, is put together into the next one. Who asks alone is
+//! answered at once.
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::hash::Hash;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::storage::StorageError;
 use crate::tasks::Tasks;
@@ -16,6 +19,9 @@ const KEYS_PER_STATEMENT: usize = 256;
 /// Statements at the same time. A slow one must not hold up the others; more than a few would
 /// undo the point of putting keys together.
 const STATEMENTS_AT_ONCE: usize = 4;
+/// From the beginning of one statement to the next, if there were several questions in it or it
+/// still runs. What a statement costs hardly depends on how much it asks for.
+const SPACING: Duration = Duration::from_millis(1);
 /// Questions that may wait. Callers beyond wait for room.
 const WAITING_MAX: usize = 4096;
 
@@ -52,11 +58,24 @@ where
         let own_tasks = tasks.clone();
         tasks.spawn(async move {
             let mut batch = Vec::with_capacity(KEYS_PER_STATEMENT);
+            let (mut next, mut is_crowded) = (Instant::now(), false);
             // Ends when every `Coalescer` is gone.
             while let Ok(permit) = Arc::clone(&free).acquire_owned().await {
                 if waiting.recv_many(&mut batch, KEYS_PER_STATEMENT).await == 0 {
                     return;
                 }
+                // This one has a permit itself.
+                let is_running = free.available_permits() + 1 < STATEMENTS_AT_ONCE;
+                if is_crowded || is_running {
+                    tokio::time::sleep_until(next).await;
+                    while batch.len() < KEYS_PER_STATEMENT
+                        && let Ok(question) = waiting.try_recv()
+                    {
+                        batch.push(question);
+                    }
+                }
+                next = Instant::now() + SPACING;
+                is_crowded = batch.len() > 1;
                 let questions = std::mem::take(&mut batch);
                 let mut keys: Vec<K> = Vec::with_capacity(questions.len());
                 let mut known = std::collections::HashSet::with_capacity(questions.len());
