@@ -8,16 +8,20 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::chain::{self, Link};
+use super::known::Known;
 use super::record::{
     Hash, Head, LockedHead, NewEvent, Partition, Position, Provenance, RecordedEvent, StreamKey,
     Tip,
 };
 use super::storage::{
-    BatchWriter, DataKeyPlace, Found, IdempotencyPlace, IdempotencyRecord, StorageError,
-    StoredDataKey, UsedDataKey,
+    BatchWriter, DataKeyPlace, Found, FoundEvent, IdempotencyPlace, IdempotencyRecord,
+    StorageError, StoredDataKey, UsedDataKey,
 };
-use crate::domain::ids::{EventId, Sequence, SubscriberId};
+use crate::domain::ids::{Sequence, SubscriberId};
 use crate::domain::time::Timestamp;
+
+/// Fewer than any partition has seen: whoever compares with it looks at the keys again.
+const ERASURES_UNKNOWN: i64 = -1;
 
 /// Something to append, decided on what was seen of one stream.
 #[derive(Clone, Debug)]
@@ -46,7 +50,7 @@ pub enum AppendOutcome {
     Committed {
         tip: Tip,
         recorded_at: Timestamp,
-        /// How many erasures the partition had seen by then.
+        /// How many erasures the partition had seen by then; fewer than none if that is unknown.
         erasures: i64,
     },
     /// Somebody else appended first. Load the stream and decide again.
@@ -100,13 +104,18 @@ pub struct PlannedEvent<'a> {
     pub hash: Hash,
 }
 
-/// Runs one transaction for all requests and says what became of each, in order.
+/// Stores all requests at once and says what became of each, in order.
+///
+/// Whatever `known` answers is not asked of the database. If all heads are known, the batch is
+/// planned on them and stored by one statement, which does nothing if they have moved; otherwise,
+/// and if that came to nothing, in a transaction that locks them first.
 ///
 /// # Errors
 ///
 /// [`BatchError`] when the database failed: then no request is known to be stored.
 pub async fn append(
     writer: &mut dyn BatchWriter,
+    known: &mut Known,
     requests: &[AppendRequest],
     now: impl Fn() -> Timestamp,
 ) -> Result<Vec<AppendOutcome>, BatchError> {
@@ -116,20 +125,99 @@ pub async fn append(
         .collect();
     partitions.sort_unstable();
     partitions.dedup();
+    if let Some(heads) = known.heads(&partitions)
+        && let Some(outcomes) = append_ahead(writer, known, requests, heads, now()).await?
+    {
+        return Ok(outcomes);
+    }
+    known.forget();
     let heads = writer.lock_heads(&partitions).await?;
+    let erasures = erasures(&heads);
     let found = writer.look_up(&questions(requests, &heads)).await?;
     // Read under the lock, so that a partition's times run with its positions.
-    let (outcomes, plan) = choose(requests, heads, &found, now());
+    let (outcomes, plan) = choose(requests, heads, &found, HashMap::new(), now());
     if plan.is_empty() {
         writer.roll_back().await?;
     } else {
         writer.insert(&plan).await?;
-        writer.commit(&plan).await.map_err(|source| BatchError {
-            committing: true,
-            source,
-        })?;
+        writer.commit().await.map_err(BatchError::committing)?;
+        learn(known, requests, &outcomes, plan, &erasures);
     }
     Ok(outcomes)
+}
+
+/// Plans a batch on what is known and stores it. `None` if it was not stored: somebody else has
+/// appended meanwhile, or it stumbled over something that is on record already.
+async fn append_ahead(
+    writer: &mut dyn BatchWriter,
+    known: &mut Known,
+    requests: &[AppendRequest],
+    heads: Vec<LockedHead>,
+    now: Timestamp,
+) -> Result<Option<Vec<AppendOutcome>>, BatchError> {
+    let tips: HashMap<&StreamKey, Tip> = requests
+        .iter()
+        .filter_map(|request| Some((&request.stream, known.tip(&request.stream)?)))
+        .collect();
+    let questions = questions_ahead(requests, &heads, &tips);
+    let found = if questions.is_empty() {
+        Found::default()
+    } else {
+        // If the heads are the same afterwards, this was true all the while.
+        writer.look_up(&questions).await?
+    };
+    let before = heads.clone();
+    let (outcomes, plan) = choose(requests, heads, &found, tips, now);
+    if plan.is_empty() {
+        // Nothing is stored, so nothing would show that the others are right and this is wrong.
+        return Ok(None);
+    }
+    match writer.append(&plan, &before).await {
+        Ok(true) => {
+            known.was_right();
+            learn(known, requests, &outcomes, plan, &erasures(&before));
+            Ok(Some(outcomes))
+        }
+        Ok(false) => {
+            known.was_wrong();
+            Ok(None)
+        }
+        // A key, or an event at a sequence that was believed to be free.
+        Err(StorageError::Rejected(_)) => Ok(None),
+        Err(error) => Err(BatchError::committing(error)),
+    }
+}
+
+fn erasures(heads: &[LockedHead]) -> BTreeMap<Partition, i64> {
+    let heads = heads.iter();
+    heads
+        .map(|locked| (locked.head.partition, locked.erasures))
+        .collect()
+}
+
+/// Remembers where a batch that was stored has left everything.
+fn learn(
+    known: &mut Known,
+    requests: &[AppendRequest],
+    outcomes: &[AppendOutcome],
+    plan: Plan<'_>,
+    erasures: &BTreeMap<Partition, i64>,
+) {
+    let heads = plan.heads.into_iter().map(|head| LockedHead {
+        erasures: erasures.get(&head.partition).copied().unwrap_or_default(),
+        head,
+    });
+    let tips = requests
+        .iter()
+        .zip(outcomes)
+        .filter_map(|(request, outcome)| match outcome {
+            // Of what was stored by an earlier attempt nobody knows what came after it.
+            AppendOutcome::Committed { tip, erasures, .. } if *erasures != ERASURES_UNKNOWN => {
+                Some((&request.stream, *tip))
+            }
+            _ => None,
+        });
+    known.learn(heads, tips);
 }
 
 /// A batch the database did not take.
@@ -138,6 +226,15 @@ pub struct BatchError {
     /// It failed while committing, so it may be stored all the same. Otherwise nothing is.
     pub committing: bool,
     pub source: StorageError,
+}
+
+impl BatchError {
+    fn committing(source: StorageError) -> Self {
+        Self {
+            committing: true,
+            source,
+        }
+    }
 }
 
 impl From<StorageError> for BatchError {
@@ -149,6 +246,29 @@ impl From<StorageError> for BatchError {
     }
 }
 
+/// What has to be asked before a batch is planned on known heads. What is new is not asked for: a
+/// stream, an idempotency key or a data key that is there already will not let itself be added.
+fn questions_ahead<'a>(
+    requests: &'a [AppendRequest],
+    heads: &[LockedHead],
+    tips: &HashMap<&StreamKey, Tip>,
+) -> Questions<'a> {
+    let mut questions = Questions::default();
+    let mut data_keys = HashSet::new();
+    for request in requests {
+        let seen = request.expected.sequence;
+        if seen > Sequence(0) && !tips.contains_key(&request.stream) {
+            questions.sequences.push((&request.stream, seen));
+            questions.sequences.push((&request.stream, seen.next()));
+        }
+        let uncertain = uncertain_keys(request, heads);
+        let uncertain = uncertain.filter(|place| data_keys.insert(*place));
+        questions.data_keys.extend(uncertain);
+    }
+    questions
+}
+
+/// What has to be asked once the heads are locked.
 fn questions<'a>(requests: &'a [AppendRequest], heads: &[LockedHead]) -> Questions<'a> {
     let mut questions = Questions::default();
     let mut keys = HashSet::new();
@@ -159,43 +279,40 @@ fn questions<'a>(requests: &'a [AppendRequest], heads: &[LockedHead]) -> Questio
             questions.sequences.push((&request.stream, seen));
         }
         questions.sequences.push((&request.stream, seen.next()));
-        questions.idempotency.extend(
-            request
-                .idempotency
-                .iter()
-                .map(|(place, _)| place)
-                .filter(|place| keys.insert(*place)),
-        );
-        questions.data_keys.extend(
-            request
-                .data_keys
-                .iter()
-                .map(|key| &key.place)
-                .filter(|place| data_keys.insert(*place)),
-        );
-        let erasures = heads
-            .iter()
-            .find(|locked| locked.head.partition == request.stream.partition)
-            .map(|locked| locked.erasures);
-        questions.data_keys.extend(
-            request
-                .sealed_under
-                .iter()
-                .filter(|used| Some(used.as_of) != erasures)
-                .map(|used| &used.place)
-                .filter(|place| data_keys.insert(*place)),
-        );
+        let used = request.idempotency.iter().map(|(place, _)| place);
+        questions
+            .idempotency
+            .extend(used.filter(|place| keys.insert(*place)));
+        let made = request.data_keys.iter().map(|key| &key.place);
+        let wanted = made.chain(uncertain_keys(request, heads));
+        questions
+            .data_keys
+            .extend(wanted.filter(|place| data_keys.insert(*place)));
     }
     questions
+}
+
+/// Keys that may have been destroyed since they were read.
+fn uncertain_keys<'a>(
+    request: &'a AppendRequest,
+    heads: &[LockedHead],
+) -> impl Iterator<Item = &'a DataKeyPlace> {
+    let erasures = heads
+        .iter()
+        .find(|locked| locked.head.partition == request.stream.partition)
+        .map(|locked| locked.erasures);
+    let used = request.sealed_under.iter();
+    used.filter(move |used| Some(used.as_of) != erasures)
+        .map(|used| &used.place)
 }
 
 /// Everything that is known while winners are chosen.
 struct Ledgerbook<'a> {
     heads: BTreeMap<Partition, Head>,
     erasures: BTreeMap<Partition, i64>,
-    /// The streams that this batch has appended to.
+    /// Streams whose ends are known, or that this batch has appended to.
     tips: HashMap<&'a StreamKey, Tip>,
-    stored: HashMap<(&'a StreamKey, Sequence), EventId>,
+    stored: HashMap<(&'a StreamKey, Sequence), &'a FoundEvent>,
     taken: HashMap<&'a IdempotencyPlace, IdempotencyRecord>,
     data_keys: HashMap<&'a DataKeyPlace, Option<&'a str>>,
     now: Timestamp,
@@ -205,6 +322,7 @@ pub(super) fn choose<'a>(
     requests: &'a [AppendRequest],
     heads: Vec<LockedHead>,
     found: &'a Found,
+    tips: HashMap<&'a StreamKey, Tip>,
     now: Timestamp,
 ) -> (Vec<AppendOutcome>, Plan<'a>) {
     let mut book = Ledgerbook {
@@ -216,11 +334,11 @@ pub(super) fn choose<'a>(
             .into_iter()
             .map(|locked| (locked.head.partition, locked.head))
             .collect(),
-        tips: HashMap::new(),
+        tips,
         stored: found
             .events
             .iter()
-            .map(|(stream, sequence, event_id)| ((stream, *sequence), *event_id))
+            .map(|found| ((&found.stream, found.sequence), found))
             .collect(),
         taken: found
             .idempotent
@@ -256,6 +374,9 @@ impl<'a> Ledgerbook<'a> {
         {
             return Some(AppendOutcome::KeyTaken(Box::new(record.clone())));
         }
+        if let Some(stored) = self.stored_before(request) {
+            return Some(stored);
+        }
         if !self.heads.contains_key(&request.stream.partition) || !self.at_tip(request) {
             return Some(AppendOutcome::Conflict);
         }
@@ -277,13 +398,34 @@ impl<'a> Ledgerbook<'a> {
             || self.data_keys.get(&used.place).is_some_and(Option::is_some)
     }
 
+    /// This very request was stored by an attempt whose answer got lost. Its events were put into
+    /// the log one after the other.
+    fn stored_before(&self, request: &'a AppendRequest) -> Option<AppendOutcome> {
+        let (first, last) = (request.events.first()?, request.events.last()?);
+        let seen = request.expected.sequence;
+        let found = self.stored.get(&(&request.stream, seen.next()))?;
+        let count = i64::try_from(request.events.len()).ok()?;
+        (found.event_id == first.event_id).then_some(AppendOutcome::Committed {
+            tip: Tip {
+                sequence: Sequence(seen.0 + count),
+                position: Position(found.position.0 + count - 1),
+                event_id: Some(last.event_id),
+            },
+            recorded_at: found.recorded_at,
+            erasures: ERASURES_UNKNOWN,
+        })
+    }
+
     /// The stream ends exactly where the request saw it end.
     fn at_tip(&self, request: &'a AppendRequest) -> bool {
         let expected = &request.expected;
         if let Some(tip) = self.tips.get(&request.stream) {
             return tip.event_id == expected.event_id;
         }
-        let stored = |sequence| self.stored.get(&(&request.stream, sequence)).copied();
+        let stored = |sequence| {
+            let found = self.stored.get(&(&request.stream, sequence));
+            found.map(|found| found.event_id)
+        };
         let seen_is_there = match expected.event_id {
             Some(event_id) => stored(expected.sequence) == Some(event_id),
             None => expected.sequence == Sequence(0),
@@ -421,6 +563,12 @@ impl PlannedEvent<'_> {
             data: self.event.data.clone(),
             hash: self.hash.to_vec(),
         }
+    }
+}
+
+impl Questions<'_> {
+    fn is_empty(&self) -> bool {
+        self.sequences.is_empty() && self.idempotency.is_empty() && self.data_keys.is_empty()
     }
 }
 

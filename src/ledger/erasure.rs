@@ -8,6 +8,7 @@
 //! May be repeated at any time. Whoever repeats it while nothing was sealed since gets the first
 //! answer again; what a killed process left undone after its commit is done then.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -179,7 +180,7 @@ async fn attempt(
         late_subscriber: None,
         references: Vec::new(),
     }];
-    let (outcomes, mut plan) = batch::choose(&requests, heads, &found, now);
+    let (outcomes, mut plan) = batch::choose(&requests, heads, &found, HashMap::new(), now);
     let Some(AppendOutcome::Committed { tip, .. }) = outcomes.first() else {
         writer.roll_back().await?;
         return Ok(Outcome::Conflict);
@@ -191,7 +192,7 @@ async fn attempt(
         at: now,
     });
     writer.insert(&plan).await?;
-    let committed = writer.commit(&plan).await;
+    let committed = writer.commit().await;
     let keys = plan.erasure.map(|erasure| erasure.keys).unwrap_or_default();
     if committed.is_err() {
         // Even if nobody heard of the commit, it may be durable. Who asks again will know.
@@ -208,6 +209,7 @@ async fn attempt(
     );
     core.metrics.append_outcome(Counted::Committed, 1);
     core.appended.advance(stream.partition, tip.position);
+    core.announcer.tell(stream.partition, tip.position);
     Ok(Outcome::Erased(erased(stream, tip, &event, false)))
 }
 
@@ -215,8 +217,8 @@ async fn attempt(
 fn is_at_tip(found: &Found, tip: Tip) -> bool {
     let at = |sequence| {
         let mut events = found.events.iter();
-        let event = events.find(|(_, found, _)| *found == sequence);
-        event.map(|(_, _, event_id)| *event_id)
+        let event = events.find(|found| found.sequence == sequence);
+        event.map(|found| found.event_id)
     };
     at(tip.sequence) == tip.event_id && at(tip.sequence.next()).is_none()
 }

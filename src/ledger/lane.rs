@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::LedgerError;
+use super::announcer::Announcer;
 use super::appended::Appended;
 use super::batch::{self, AppendOutcome, AppendRequest};
+use super::known::Known;
 use super::record::{Partition, Position};
 use super::storage::{BatchWriter, Storage, StorageError};
 use crate::clock::Clock;
@@ -61,7 +63,7 @@ impl Lanes {
         count: u16,
         limits: QueueLimits,
         storage: &Arc<dyn Storage>,
-        appended: &Appended,
+        (appended, announcer): (&Appended, &Announcer),
         clock: &Arc<dyn Clock>,
         metrics: &Metrics,
         tasks: &Tasks,
@@ -73,9 +75,11 @@ impl Lanes {
                     number,
                     storage: Arc::clone(storage),
                     appended: appended.clone(),
+                    announcer: announcer.clone(),
                     clock: Arc::clone(clock),
                     metrics: metrics.clone(),
                     connection: None,
+                    known: Known::default(),
                     failed_at: None,
                 };
                 tasks.spawn(lane.run(jobs));
@@ -142,9 +146,11 @@ struct Lane {
     number: u16,
     storage: Arc<dyn Storage>,
     appended: Appended,
+    announcer: Announcer,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
     connection: Option<Box<dyn BatchWriter>>,
+    known: Known,
     failed_at: Option<Instant>,
 }
 
@@ -214,8 +220,12 @@ impl Lane {
     ) -> Result<Vec<AppendOutcome>, StorageError> {
         let reused = self.connection.is_some();
         match self.try_append(requests).await {
-            // A connection that broke while idle shows at the first statement: nothing was done.
+            // A connection that broke while idle shows at the first statement: nothing was done. One
+            // that breaks later may have done it all; then the next attempt finds it on record.
             Err(Failure::BeforeCommit(StorageError::Unavailable(_))) if reused => {
+                self.try_append(requests).await.map_err(Failure::into_error)
+            }
+            Err(Failure::Committing(StorageError::Unavailable(_))) => {
                 self.try_append(requests).await.map_err(Failure::into_error)
             }
             result => result.map_err(Failure::into_error),
@@ -227,17 +237,16 @@ impl Lane {
         requests: &[AppendRequest],
     ) -> Result<Vec<AppendOutcome>, Failure> {
         let started = Instant::now();
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => self.connect().await.map_err(Failure::BeforeCommit)?,
+        let mut connection = if let Some(connection) = self.connection.take() {
+            connection
+        } else {
+            self.known.forget();
+            self.connect().await.map_err(Failure::BeforeCommit)?
         };
-        let transaction = batch::append(connection.as_mut(), requests, || self.clock.now());
-        let result = match tokio::time::timeout(BATCH_TIMEOUT, transaction).await {
-            Ok(result) => result,
-            Err(elapsed) => Err(batch::BatchError {
-                committing: true,
-                source: StorageError::Unavailable(Box::new(elapsed)),
-            }),
+        let known = &mut self.known;
+        let transaction = batch::append(connection.as_mut(), known, requests, || self.clock.now());
+        let Ok(result) = tokio::time::timeout(BATCH_TIMEOUT, transaction).await else {
+            return Err(Failure::TooLate);
         };
         match result {
             Ok(outcomes) => {
@@ -285,6 +294,7 @@ impl Lane {
         }
         for (partition, position) in heads {
             self.appended.advance(partition, position);
+            self.announcer.tell(partition, position);
         }
     }
 
@@ -307,14 +317,19 @@ impl Lane {
 }
 
 enum Failure {
+    /// Nothing was stored.
     BeforeCommit(StorageError),
+    /// Nobody knows whether it was stored.
     Committing(StorageError),
+    /// Nor here, and everybody has waited long enough.
+    TooLate,
 }
 
 impl Failure {
     fn into_error(self) -> StorageError {
         match self {
             Self::BeforeCommit(error) | Self::Committing(error) => error,
+            Self::TooLate => StorageError::Unavailable("a batch took too long".into()),
         }
     }
 }

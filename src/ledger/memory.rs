@@ -13,9 +13,9 @@ use super::record::{
     Head, LockedHead, Partition, Position, RecordedEvent, StreamEvent, StreamKey, TenantPlace,
 };
 use super::storage::{
-    BatchWriter, BrokenStream, DataKeyPlace, Found, IdempotencyPlace, IdempotencyRecord,
-    LOG_BYTES_MAX, LogQuery, Page, Room, Storage, StorageError, StoredDataKey, StreamQuery,
-    SubscriberStreams,
+    BatchWriter, BrokenStream, DataKeyPlace, Found, FoundEvent, IdempotencyPlace,
+    IdempotencyRecord, LOG_BYTES_MAX, LogQuery, Page, Room, Storage, StorageError, StoredDataKey,
+    StreamQuery, SubscriberStreams,
 };
 use crate::domain::ids::{Sequence, StreamId, SubscriberId, TenantId};
 use crate::domain::time::Timestamp;
@@ -275,6 +275,20 @@ impl Tables {
         places.filter_map(move |place| events.and_then(|events| events.get(*place)))
     }
 
+    /// Something that a plan takes for new is there.
+    fn has_some_of(&self, plan: &Plan<'_>) -> bool {
+        let mut events = plan.events.iter();
+        events.any(|new| self.event_at(new.stream, new.sequence).is_some())
+            || plan
+                .idempotency
+                .iter()
+                .any(|record| self.idempotent.contains_key(&record.place))
+            || plan
+                .data_keys
+                .iter()
+                .any(|key| self.data_keys.contains_key(&key.place))
+    }
+
     fn event_at(&self, stream: &StreamKey, sequence: Sequence) -> Option<&RecordedEvent> {
         let index = usize::try_from(sequence.0 - 1).ok()?;
         let place = *self.streams.get(stream)?.get(index)?;
@@ -314,14 +328,49 @@ impl BatchWriter for MemoryWriter {
         Ok(heads)
     }
 
+    async fn append(
+        &mut self,
+        plan: &Plan<'_>,
+        expected: &[LockedHead],
+    ) -> Result<bool, StorageError> {
+        let Ok(tables) = Arc::clone(&self.tables).try_lock_owned() else {
+            return Ok(false);
+        };
+        let is_there = |locked: &LockedHead| {
+            let partition = locked.head.partition;
+            tables.heads.get(&partition) == Some(&locked.head)
+                && tables.erasures(partition) == locked.erasures
+        };
+        if !expected.iter().all(is_there) {
+            return Ok(false);
+        }
+        if tables.has_some_of(plan) {
+            return Err(StorageError::Rejected("it is there already".into()));
+        }
+        self.held = Some(tables);
+        self.insert(plan).await?;
+        self.commit().await?;
+        Ok(true)
+    }
+
     async fn look_up(&mut self, questions: &Questions<'_>) -> Result<Found, StorageError> {
-        let tables = self.held.as_ref().ok_or_else(no_transaction)?;
+        let own;
+        let tables = if let Some(held) = &self.held {
+            &**held
+        } else {
+            own = self.tables.lock().await;
+            &*own
+        };
         let mut found = Found::default();
         for (stream, sequence) in &questions.sequences {
             if let Some(event) = tables.event_at(stream, *sequence) {
-                found
-                    .events
-                    .push(((*stream).clone(), *sequence, event.event_id));
+                found.events.push(FoundEvent {
+                    stream: (*stream).clone(),
+                    sequence: *sequence,
+                    event_id: event.event_id,
+                    position: event.position,
+                    recorded_at: Timestamp::from_micros_clamped(event.recorded_at),
+                });
             }
         }
         let idempotent = questions.idempotency.iter();
@@ -428,7 +477,7 @@ impl BatchWriter for MemoryWriter {
         Ok(())
     }
 
-    async fn commit(&mut self, _: &Plan<'_>) -> Result<(), StorageError> {
+    async fn commit(&mut self) -> Result<(), StorageError> {
         let mut tables = self.held.take().ok_or_else(no_transaction)?;
         for staged in self.staged.drain(..) {
             staged(&mut tables);

@@ -12,6 +12,7 @@
 //! Everything may be tried twice: a repeat is recognised by the idempotency key or by the
 //! aggregate itself, and a lost race is decided again on the fresh stream.
 
+mod announcer;
 pub mod appended;
 pub mod batch;
 mod cache;
@@ -21,6 +22,7 @@ pub mod database;
 mod erasure;
 mod error;
 mod follower;
+pub mod known;
 pub mod lane;
 pub mod memory;
 mod postgres;
@@ -57,6 +59,7 @@ use crate::telemetry::{Cache, Metrics};
 pub use erasure::{Erased, Erasure};
 pub use error::{CommandError, FromSealing, LedgerError};
 
+use announcer::Announcer;
 use appended::Appended;
 use cache::AggregateCache;
 use coalesce::Coalescer;
@@ -113,6 +116,7 @@ struct Core {
     storage: Arc<dyn Storage>,
     lanes: Lanes,
     appended: Appended,
+    announcer: Announcer,
     keyring: Keyring,
     notifications: AggregateCache<Notification>,
     locks: StreamLocks,
@@ -205,11 +209,12 @@ impl Ledger {
         tasks: &Tasks,
     ) -> Self {
         let appended = Appended::default();
+        let announcer = Announcer::start(&storage, tasks);
         let lanes = Lanes::start(
             options.lanes,
             options.queue,
             &storage,
-            &appended,
+            (&appended, &announcer),
             &surroundings.clock,
             metrics,
             tasks,
@@ -231,6 +236,7 @@ impl Ledger {
                 storage,
                 lanes,
                 appended,
+                announcer,
                 keyring,
                 notifications: AggregateCache::new(options.aggregate_cache_bytes),
                 locks: StreamLocks::default(),

@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::TryStreamExt;
 use sqlx::postgres::{
     PgBindIterExt, PgConnectOptions, PgConnection, PgListener, PgPool, PgPoolOptions, PgRow,
 };
@@ -20,16 +20,15 @@ use super::record::{
     TenantPlace,
 };
 use super::rows::{
-    event_columns, head, idempotency_record, recorded_event, stored_data_key, stream_event,
-    stream_event_columns,
+    event_columns, found_event, head, idempotency_record, recorded_event, stored_data_key,
+    stream_event, stream_event_columns,
 };
 use super::storage::{
-    Announcements, BatchWriter, BrokenStream, DataKeyPlace, Found, IdempotencyPlace,
+    Announcements, BatchWriter, BrokenStream, DataKeyPlace, Found, FoundEvent, IdempotencyPlace,
     IdempotencyRecord, LOG_BYTES_MAX, LogQuery, Page, Storage, StorageError, StoredDataKey,
     StreamQuery, SubscriberStreams,
 };
-use crate::domain::ids::{EventId, Sequence, StreamId, SubscriberId, TenantId};
-use crate::telemetry::ErrorChain;
+use crate::domain::ids::{Sequence, StreamId, SubscriberId, TenantId};
 
 /// Where batches are announced.
 const CHANNEL: &str = "ledger_appended";
@@ -196,14 +195,6 @@ const IDEMPOTENT: &str = "
         OFFSET 0
     ) AS k";
 
-const ADD_IDEMPOTENT: &str = "
-    INSERT INTO idempotency_keys
-        (partition, tenant_id, idempotency_key, fingerprint, stream_id, version, appended, answer,
-        recorded_at)
-    SELECT *
-    FROM UNNEST($1::int2[], $2::text[], $3::text[], $4::bytea[], $5::uuid[], $6::int8[],
-        $7::int4[], $8::text[], $9::int8[])";
-
 const KEEP_ANSWER: &str = "
     INSERT INTO idempotency_keys
         (partition, tenant_id, idempotency_key, fingerprint, answer, recorded_at)
@@ -228,10 +219,9 @@ const DATA_KEYS: &str = "
     ) AS k
     LEFT JOIN partition_heads AS h ON h.partition = k.partition";
 
-const ADD_DATA_KEYS: &str = "
+const ADD_DATA_KEY: &str = "
     INSERT INTO data_keys (partition, tenant_id, key_id, wrapped_key, created_at)
-    SELECT *
-    FROM UNNEST($1::int2[], $2::text[], $3::uuid[], $4::text[], $5::int8[])
+    VALUES ($1, $2, $3, $4, $5)
     ON CONFLICT (partition, tenant_id, key_id) DO NOTHING";
 
 // Waits for a batch that has looked for a key and is about to store its own: else its events
@@ -247,12 +237,6 @@ const REFERENCED: &str = "
     FROM message_references
     WHERE partition = $1 AND tenant_id = $2 AND reference = ANY($3)
     ORDER BY stream_id";
-
-const ADD_REFERENCES: &str = "
-    INSERT INTO message_references (partition, tenant_id, reference, stream_id)
-    SELECT *
-    FROM UNNEST($1::int2[], $2::text[], $3::text[], $4::uuid[])
-    ON CONFLICT (partition, tenant_id, reference) DO NOTHING";
 
 #[async_trait]
 impl Storage for PostgresStorage {
@@ -287,6 +271,15 @@ impl Storage for PostgresStorage {
         listener.eager_reconnect(false);
         listener.listen(CHANNEL).await?;
         Ok(Some(Box::new(PostgresAnnouncements { listener })))
+    }
+
+    async fn announce(&self, positions: &[LedgerPosition]) -> Result<(), StorageError> {
+        // A transaction of its own: inside a batch's it would make all commits of the whole server
+        // wait for each other, and a listener that hangs long enough could keep the ledger from
+        // being written.
+        let statement = AssertSqlSafe(announcement(positions));
+        sqlx::raw_sql(statement).execute(&self.pool).await?;
+        Ok(())
     }
 
     async fn streams(&self, streams: &[StreamKey]) -> Result<Vec<RecordedEvent>, StorageError> {
@@ -464,7 +457,14 @@ impl Storage for PostgresStorage {
             .bind(key.place.partition.0)
             .execute(&mut *transaction)
             .await?;
-        add_data_keys(&mut transaction, &[key]).await?;
+        sqlx::query(ADD_DATA_KEY)
+            .bind(key.place.partition.0)
+            .bind(key.place.tenant_id.as_str())
+            .bind(key.place.key_id)
+            .bind(key.wrapped_key.as_deref())
+            .bind(key.created_at.as_micros())
+            .execute(&mut *transaction)
+            .await?;
         Ok(transaction.commit().await?)
     }
 
@@ -544,33 +544,6 @@ async fn data_keys(
         .collect()
 }
 
-async fn add_data_keys(
-    connection: &mut PgConnection,
-    keys: &[&StoredDataKey],
-) -> Result<(), StorageError> {
-    sqlx::query(ADD_DATA_KEYS)
-        .bind(keys.iter().map(|key| key.place.partition.0).bind_iter())
-        .bind(
-            keys.iter()
-                .map(|key| key.place.tenant_id.as_str())
-                .bind_iter(),
-        )
-        .bind(keys.iter().map(|key| key.place.key_id).bind_iter())
-        .bind(
-            keys.iter()
-                .map(|key| key.wrapped_key.as_deref())
-                .bind_iter(),
-        )
-        .bind(
-            keys.iter()
-                .map(|key| key.created_at.as_micros())
-                .bind_iter(),
-        )
-        .execute(connection)
-        .await?;
-    Ok(())
-}
-
 /// A lane's connection.
 #[derive(Debug)]
 struct PostgresWriter {
@@ -578,11 +551,12 @@ struct PostgresWriter {
 }
 
 const EVENTS_AT: &str = "
-    SELECT wanted.partition, wanted.tenant_id, wanted.stream_id, wanted.sequence, e.event_id
+    SELECT wanted.partition, wanted.tenant_id, wanted.stream_id, wanted.sequence, e.event_id,
+        e.position, e.recorded_at
     FROM UNNEST($1::int2[], $2::text[], $3::uuid[], $4::int8[])
         AS wanted (partition, tenant_id, stream_id, sequence)
     CROSS JOIN LATERAL (
-        SELECT event_id
+        SELECT event_id, position, recorded_at
         FROM events
         WHERE partition = wanted.partition
             AND tenant_id = wanted.tenant_id
@@ -591,28 +565,150 @@ const EVENTS_AT: &str = "
         OFFSET 0
     ) AS e";
 
-// One statement and so one round trip: the events, and the heads that point past them.
-const ADD_EVENTS: &str = "
-    WITH moved AS (
+// The heads as they are; none that somebody else is holding.
+const LOCKED: &str = "
+    WITH locked AS MATERIALIZED (
+        SELECT partition, position, hash, epoch, erasures
+        FROM partition_heads
+        WHERE partition = ANY($1)
+        ORDER BY partition
+        FOR UPDATE SKIP LOCKED
+    ), matched AS MATERIALIZED (
+        SELECT COUNT(*) = cardinality($1) AS ok
+        FROM locked
+        JOIN UNNEST($1::int2[], $5::int8[], $6::bytea[], $7::uuid[], $8::int8[])
+            AS expected (partition, position, hash, epoch, erasures)
+            USING (partition, position, hash, epoch, erasures)
+    )";
+
+// In a transaction that has locked them.
+const HELD: &str = "
+    WITH matched AS MATERIALIZED (SELECT TRUE AS ok)";
+
+const MOVED: &str = ", moved AS (
         UPDATE partition_heads
         SET position = new.position, hash = new.hash, recorded_at = new.recorded_at
-        FROM UNNEST($20::int2[], $21::int8[], $22::bytea[], $23::int8[])
+        FROM UNNEST($1::int2[], $2::int8[], $3::bytea[], $4::int8[])
             AS new (partition, position, hash, recorded_at)
-        WHERE partition_heads.partition = new.partition
-    )
-    INSERT INTO events
-        (partition, position, tenant_id, stream_id, sequence, event_id, event_type, schema_version,
-        occurred_at, recorded_at, actor_kind, actor_id, source, correlation_id, causation_id,
-        traceparent, subscriber_id, data, hash)
-    SELECT partition, position, tenant_id, stream_id, sequence, event_id, event_type,
-        schema_version, occurred_at, recorded_at, actor_kind, actor_id, source, correlation_id,
-        causation_id, traceparent, subscriber_id, data::json, hash
-    FROM UNNEST($1::int2[], $2::int8[], $3::text[], $4::uuid[], $5::int8[], $6::uuid[],
-        $7::text[], $8::int4[], $9::int8[], $10::int8[], $11::text[], $12::text[], $13::text[],
-        $14::text[], $15::text[], $16::text[], $17::text[], $18::text[], $19::bytea[])
-        AS new (partition, position, tenant_id, stream_id, sequence, event_id, event_type,
-        schema_version, occurred_at, recorded_at, actor_kind, actor_id, source, correlation_id,
-        causation_id, traceparent, subscriber_id, data, hash)";
+        CROSS JOIN matched
+        WHERE matched.ok AND partition_heads.partition = new.partition
+    )";
+
+/// Rows that a plan may add, a parameter for each column.
+struct Added {
+    table: &'static str,
+    /// Name and type.
+    columns: &'static [(&'static str, &'static str)],
+    and_then: &'static str,
+}
+
+const EVENTS_ADDED: Added = Added {
+    table: "events",
+    columns: &[
+        ("partition", "int2"),
+        ("position", "int8"),
+        ("tenant_id", "text"),
+        ("stream_id", "uuid"),
+        ("sequence", "int8"),
+        ("event_id", "uuid"),
+        ("event_type", "text"),
+        ("schema_version", "int4"),
+        ("occurred_at", "int8"),
+        ("recorded_at", "int8"),
+        ("actor_kind", "text"),
+        ("actor_id", "text"),
+        ("source", "text"),
+        ("correlation_id", "text"),
+        ("causation_id", "text"),
+        ("traceparent", "text"),
+        ("subscriber_id", "text"),
+        ("data", "json"),
+        ("hash", "bytea"),
+    ],
+    and_then: "",
+};
+
+const DATA_KEYS_ADDED: Added = Added {
+    table: "data_keys",
+    columns: &[
+        ("partition", "int2"),
+        ("tenant_id", "text"),
+        ("key_id", "uuid"),
+        ("wrapped_key", "text"),
+        ("created_at", "int8"),
+    ],
+    and_then: "",
+};
+
+const IDEMPOTENCY_KEYS_ADDED: Added = Added {
+    table: "idempotency_keys",
+    columns: &[
+        ("partition", "int2"),
+        ("tenant_id", "text"),
+        ("idempotency_key", "text"),
+        ("fingerprint", "bytea"),
+        ("stream_id", "uuid"),
+        ("version", "int8"),
+        ("appended", "int4"),
+        ("answer", "text"),
+        ("recorded_at", "int8"),
+    ],
+    and_then: "",
+};
+
+const REFERENCES_ADDED: Added = Added {
+    table: "message_references",
+    columns: &[
+        ("partition", "int2"),
+        ("tenant_id", "text"),
+        ("reference", "text"),
+        ("stream_id", "uuid"),
+    ],
+    and_then: " ON CONFLICT (partition, tenant_id, reference) DO NOTHING",
+};
+
+const LATE_SUBSCRIBERS_ADDED: Added = Added {
+    table: "late_subscribers",
+    columns: &[
+        ("partition", "int2"),
+        ("tenant_id", "text"),
+        ("subscriber_id", "text"),
+        ("stream_id", "uuid"),
+    ],
+    and_then: " ON CONFLICT (partition, tenant_id, subscriber_id, stream_id) DO NOTHING",
+};
+
+impl Added {
+    /// Adds the part of a statement that adds these rows, if the heads are right.
+    fn push(&self, statement: &mut String, parameters: &mut usize) {
+        let (mut names, mut values, mut arrays) = (String::new(), String::new(), String::new());
+        for (index, (name, kind)) in self.columns.iter().enumerate() {
+            *parameters += 1;
+            let comma = if index == 0 { "" } else { ", " };
+            // Writing to a string can't fail. There are no arrays of `json` in the driver.
+            let _ = write!(names, "{comma}{name}");
+            let _ = match *kind {
+                "json" => write!(values, "{comma}new.{name}::json"),
+                _ => write!(values, "{comma}new.{name}"),
+            };
+            let kind = if *kind == "json" { "text" } else { kind };
+            let _ = write!(arrays, "{comma}${parameters}::{kind}[]");
+        }
+        let Self {
+            table, and_then, ..
+        } = self;
+        let _ = write!(
+            statement,
+            ", {table}_added AS (
+                INSERT INTO {table} ({names})
+                SELECT {values}
+                FROM UNNEST({arrays}) AS new ({names})
+                CROSS JOIN matched
+                WHERE matched.ok{and_then}
+            )"
+        );
+    }
+}
 
 const COUNT_OF: &str = "
     SELECT COUNT(*)
@@ -633,12 +729,6 @@ const LATE_OF: &str = "
     ) AS is_counted
     FROM late_subscribers AS l
     WHERE l.partition = $1 AND l.tenant_id = $2 AND l.subscriber_id = $3";
-
-const ADD_LATE_SUBSCRIBERS: &str = "
-    INSERT INTO late_subscribers (partition, tenant_id, subscriber_id, stream_id)
-    SELECT *
-    FROM UNNEST($1::int2[], $2::text[], $3::text[], $4::uuid[])
-    ON CONFLICT (partition, tenant_id, subscriber_id, stream_id) DO NOTHING";
 
 const DESTROY_KEYS: &str = "
     UPDATE data_keys
@@ -684,6 +774,14 @@ impl BatchWriter for PostgresWriter {
                 })
             })
             .collect()
+    }
+
+    async fn append(
+        &mut self,
+        plan: &Plan<'_>,
+        expected: &[LockedHead],
+    ) -> Result<bool, StorageError> {
+        self.store(plan, Some(expected)).await
     }
 
     async fn look_up(&mut self, questions: &Questions<'_>) -> Result<Found, StorageError> {
@@ -732,42 +830,15 @@ impl BatchWriter for PostgresWriter {
     }
 
     async fn insert(&mut self, plan: &Plan<'_>) -> Result<(), StorageError> {
-        if !plan.data_keys.is_empty() {
-            add_data_keys(&mut self.connection, &plan.data_keys).await?;
-        }
-        if !plan.idempotency.is_empty() {
-            self.add_idempotent(&plan.idempotency).await?;
-        }
-        if !plan.references.is_empty() {
-            self.add_references(&plan.references).await?;
-        }
-        if !plan.late_subscribers.is_empty() {
-            self.add_late_subscribers(&plan.late_subscribers).await?;
-        }
-        if !plan.events.is_empty() {
-            self.add_events(plan).await?;
-        }
+        self.store(plan, None).await?;
         if let Some(erasure) = &plan.erasure {
             self.destroy_keys(erasure).await?;
         }
         Ok(())
     }
 
-    async fn commit(&mut self, plan: &Plan<'_>) -> Result<(), StorageError> {
-        // One round trip. The announcement is a transaction of its own: inside the batch's it would
-        // make all commits of the whole server wait for each other, and a listener that hangs long
-        // enough could keep the ledger from being written.
-        let statement = format!("COMMIT{}", announcement(plan));
-        let mut results = sqlx::raw_sql(AssertSqlSafe(statement)).fetch_many(&mut self.connection);
-        // Whatever was wrong with the commit shows here, before the announcement is tried.
-        results.try_next().await?;
-        // It is durable, and nothing that follows may say otherwise.
-        while let Some(announced) = results.next().await {
-            if let Err(error) = announced {
-                tracing::debug!(error = %ErrorChain(&error), "a batch was not announced");
-                break;
-            }
-        }
+    async fn commit(&mut self) -> Result<(), StorageError> {
+        self.connection.execute("COMMIT").await?;
         Ok(())
     }
 
@@ -777,24 +848,37 @@ impl BatchWriter for PostgresWriter {
     }
 }
 
-/// The statement that tells other processes of a batch. Numbers only, so that it may be written
-/// into the text.
-fn announcement(plan: &Plan<'_>) -> String {
-    if plan.events.is_empty() {
-        return String::new();
+/// The statement that stores a plan, its parameters in the order of [`PostgresWriter::store`]. There
+/// are few of them, so each is prepared once.
+fn statement(plan: &Plan<'_>, expects: bool) -> String {
+    let (first, mut parameters) = if expects { (LOCKED, 8) } else { (HELD, 4) };
+    let mut statement = [first, MOVED].concat();
+    let parts = [
+        (plan.events.is_empty(), &EVENTS_ADDED),
+        (plan.data_keys.is_empty(), &DATA_KEYS_ADDED),
+        (plan.idempotency.is_empty(), &IDEMPOTENCY_KEYS_ADDED),
+        (plan.references.is_empty(), &REFERENCES_ADDED),
+        (plan.late_subscribers.is_empty(), &LATE_SUBSCRIBERS_ADDED),
+    ];
+    for (is_empty, added) in parts {
+        if !is_empty {
+            added.push(&mut statement, &mut parameters);
+        }
     }
-    let heads = plan.heads.iter().map(|head| LedgerPosition {
-        partition: head.partition,
-        position: head.position,
-    });
-    let positions: Vec<String> = heads.map(|head| head.to_string()).collect();
-    let positions = positions.join(",");
-    let mut statement = format!("; NOTIFY {CHANNEL}");
-    if positions.len() <= ANNOUNCEMENT_BYTES_MAX {
-        // Writing to a string can't fail.
-        let _ = write!(statement, ", '{positions}'");
-    }
+    statement.push_str(" SELECT ok FROM matched");
     statement
+}
+
+/// The statement that tells other processes how far some partitions have come. Numbers only, so
+/// that they may be written into the text.
+fn announcement(positions: &[LedgerPosition]) -> String {
+    let positions: Vec<String> = positions.iter().map(ToString::to_string).collect();
+    let positions = positions.join(",");
+    if positions.len() <= ANNOUNCEMENT_BYTES_MAX {
+        format!("NOTIFY {CHANNEL}, '{positions}'")
+    } else {
+        format!("NOTIFY {CHANNEL}")
+    }
 }
 
 /// A connection that listens.
@@ -819,7 +903,7 @@ impl PostgresWriter {
     async fn events_at(
         &mut self,
         wanted: &[(&StreamKey, Sequence)],
-    ) -> Result<Vec<(StreamKey, Sequence, EventId)>, StorageError> {
+    ) -> Result<Vec<FoundEvent>, StorageError> {
         let rows = sqlx::query(EVENTS_AT)
             .bind(wanted.iter().map(|(key, _)| key.partition.0).bind_iter())
             .bind(
@@ -832,133 +916,98 @@ impl PostgresWriter {
             .bind(wanted.iter().map(|(_, sequence)| sequence.0).bind_iter())
             .fetch_all(&mut self.connection)
             .await?;
-        let event = |row| {
-            let stream = StreamKey {
-                partition: Partition(PgRow::try_get(row, 0)?),
-                tenant_id: super::rows::tenant("events", row.try_get(1)?)?,
-                stream_id: StreamId(row.try_get(2)?),
-            };
-            Ok((stream, Sequence(row.try_get(3)?), EventId(row.try_get(4)?)))
-        };
-        rows.iter().map(event).collect()
+        rows.iter().map(|row| Ok(found_event!(row))).collect()
     }
 
-    async fn add_events(&mut self, plan: &Plan<'_>) -> Result<(), StorageError> {
+    /// Stores a plan in one statement, and so one round trip: if the heads are as expected, or else
+    /// held already. Says whether they were.
+    async fn store(
+        &mut self,
+        plan: &Plan<'_>,
+        expected: Option<&[LockedHead]>,
+    ) -> Result<bool, StorageError> {
         macro_rules! column {
-            ($planned:ident => $value:expr) => {
-                plan.events.iter().map(|$planned| $value).bind_iter()
+            ($rows:expr, $row:ident => $value:expr) => {
+                $rows.iter().map(|$row| $value).bind_iter()
             };
         }
-        sqlx::query(ADD_EVENTS)
-            .bind(column!(new => new.stream.partition.0))
-            .bind(column!(new => new.position.0))
-            .bind(column!(new => new.stream.tenant_id.as_str()))
-            .bind(column!(new => new.stream.stream_id.0))
-            .bind(column!(new => new.sequence.0))
-            .bind(column!(new => new.event.event_id.0))
-            .bind(column!(new => new.event.event_type))
-            .bind(column!(new => new.event.schema_version))
-            .bind(column!(new => new.event.occurred_at.as_micros()))
-            .bind(column!(new => new.recorded_at.as_micros()))
-            .bind(column!(new => new.provenance.actor.kind.as_str()))
-            .bind(column!(new => new.provenance.actor.id.as_ref()))
-            .bind(column!(new => new.provenance.source.as_str()))
-            .bind(column!(new => new.provenance.correlation_id.as_deref()))
-            .bind(column!(new => new.provenance.causation_id.as_deref()))
-            .bind(column!(new => new.provenance.traceparent.as_deref()))
-            .bind(column!(new => new.event.subscriber_id.as_ref().map(SubscriberId::as_str)))
-            .bind(column!(new => new.event.data.as_str()))
-            .bind(column!(new => new.hash.as_slice()))
-            .bind(plan.heads.iter().map(|head| head.partition.0).bind_iter())
-            .bind(plan.heads.iter().map(|head| head.position.0).bind_iter())
-            .bind(
-                plan.heads
-                    .iter()
-                    .map(|head| head.hash.as_slice())
-                    .bind_iter(),
-            )
-            .bind(
-                plan.heads
-                    .iter()
-                    .map(|head| head.recorded_at.as_micros())
-                    .bind_iter(),
-            )
-            .execute(&mut self.connection)
-            .await?;
-        Ok(())
-    }
-
-    async fn add_idempotent(&mut self, records: &[IdempotencyRecord]) -> Result<(), StorageError> {
-        macro_rules! column {
-            ($record:ident => $value:expr) => {
-                records.iter().map(|$record| $value).bind_iter()
-            };
+        let statement = statement(plan, expected.is_some());
+        let mut query = sqlx::query_scalar(AssertSqlSafe(statement))
+            .bind(column!(plan.heads, head => head.partition.0))
+            .bind(column!(plan.heads, head => head.position.0))
+            .bind(column!(plan.heads, head => head.hash.as_slice()))
+            .bind(column!(plan.heads, head => head.recorded_at.as_micros()));
+        if let Some(expected) = expected {
+            query = query
+                .bind(column!(expected, locked => locked.head.position.0))
+                .bind(column!(expected, locked => locked.head.hash.as_slice()))
+                .bind(column!(expected, locked => locked.head.epoch))
+                .bind(column!(expected, locked => locked.erasures));
         }
-        sqlx::query(ADD_IDEMPOTENT)
-            .bind(column!(new => new.place.partition.0))
-            .bind(column!(new => new.place.tenant_id.as_str()))
-            .bind(column!(new => new.place.key.as_str()))
-            .bind(column!(new => new.fingerprint.as_slice()))
-            .bind(column!(new => new.command.map(|(stream_id, _, _)| stream_id.0)))
-            .bind(column!(new => new.command.map(|(_, version, _)| version.0)))
-            .bind(column!(new => new.command.map(|(_, _, appended)| appended)))
-            .bind(column!(new => new.answer.as_deref()))
-            .bind(column!(new => new.recorded_at.as_micros()))
-            .execute(&mut self.connection)
-            .await?;
-        Ok(())
-    }
-
-    async fn add_references(
-        &mut self,
-        references: &[(&StreamKey, &str)],
-    ) -> Result<(), StorageError> {
-        sqlx::query(ADD_REFERENCES)
-            .bind(
-                references
-                    .iter()
-                    .map(|(key, _)| key.partition.0)
-                    .bind_iter(),
-            )
-            .bind(
-                references
-                    .iter()
-                    .map(|(key, _)| key.tenant_id.as_str())
-                    .bind_iter(),
-            )
-            .bind(
-                references
-                    .iter()
-                    .map(|(_, reference)| *reference)
-                    .bind_iter(),
-            )
-            .bind(
-                references
-                    .iter()
-                    .map(|(key, _)| key.stream_id.0)
-                    .bind_iter(),
-            )
-            .execute(&mut self.connection)
-            .await?;
-        Ok(())
-    }
-
-    async fn add_late_subscribers(
-        &mut self,
-        late: &[(&StreamKey, &SubscriberId)],
-    ) -> Result<(), StorageError> {
-        sqlx::query(ADD_LATE_SUBSCRIBERS)
-            .bind(late.iter().map(|(key, _)| key.partition.0).bind_iter())
-            .bind(
-                late.iter()
-                    .map(|(key, _)| key.tenant_id.as_str())
-                    .bind_iter(),
-            )
-            .bind(late.iter().map(|(_, named)| named.as_str()).bind_iter())
-            .bind(late.iter().map(|(key, _)| key.stream_id.0).bind_iter())
-            .execute(&mut self.connection)
-            .await?;
-        Ok(())
+        if !plan.events.is_empty() {
+            let rows = &plan.events;
+            query = query
+                .bind(column!(rows, new => new.stream.partition.0))
+                .bind(column!(rows, new => new.position.0))
+                .bind(column!(rows, new => new.stream.tenant_id.as_str()))
+                .bind(column!(rows, new => new.stream.stream_id.0))
+                .bind(column!(rows, new => new.sequence.0))
+                .bind(column!(rows, new => new.event.event_id.0))
+                .bind(column!(rows, new => new.event.event_type))
+                .bind(column!(rows, new => new.event.schema_version))
+                .bind(column!(rows, new => new.event.occurred_at.as_micros()))
+                .bind(column!(rows, new => new.recorded_at.as_micros()))
+                .bind(column!(rows, new => new.provenance.actor.kind.as_str()))
+                .bind(column!(rows, new => new.provenance.actor.id.as_ref()))
+                .bind(column!(rows, new => new.provenance.source.as_str()))
+                .bind(column!(rows, new => new.provenance.correlation_id.as_deref()))
+                .bind(column!(rows, new => new.provenance.causation_id.as_deref()))
+                .bind(column!(rows, new => new.provenance.traceparent.as_deref()))
+                .bind(column!(rows, new => {
+                    new.event.subscriber_id.as_ref().map(SubscriberId::as_str)
+                }))
+                .bind(column!(rows, new => new.event.data.as_str()))
+                .bind(column!(rows, new => new.hash.as_slice()));
+        }
+        if !plan.data_keys.is_empty() {
+            let rows = &plan.data_keys;
+            query = query
+                .bind(column!(rows, new => new.place.partition.0))
+                .bind(column!(rows, new => new.place.tenant_id.as_str()))
+                .bind(column!(rows, new => new.place.key_id))
+                .bind(column!(rows, new => new.wrapped_key.as_deref()))
+                .bind(column!(rows, new => new.created_at.as_micros()));
+        }
+        if !plan.idempotency.is_empty() {
+            let rows = &plan.idempotency;
+            query = query
+                .bind(column!(rows, new => new.place.partition.0))
+                .bind(column!(rows, new => new.place.tenant_id.as_str()))
+                .bind(column!(rows, new => new.place.key.as_str()))
+                .bind(column!(rows, new => new.fingerprint.as_slice()))
+                .bind(column!(rows, new => new.command.map(|(stream_id, _, _)| stream_id.0)))
+                .bind(column!(rows, new => new.command.map(|(_, version, _)| version.0)))
+                .bind(column!(rows, new => new.command.map(|(_, _, appended)| appended)))
+                .bind(column!(rows, new => new.answer.as_deref()))
+                .bind(column!(rows, new => new.recorded_at.as_micros()));
+        }
+        if !plan.references.is_empty() {
+            let rows = &plan.references;
+            query = query
+                .bind(column!(rows, new => new.0.partition.0))
+                .bind(column!(rows, new => new.0.tenant_id.as_str()))
+                .bind(column!(rows, new => new.1))
+                .bind(column!(rows, new => new.0.stream_id.0));
+        }
+        if !plan.late_subscribers.is_empty() {
+            let rows = &plan.late_subscribers;
+            query = query
+                .bind(column!(rows, new => new.0.partition.0))
+                .bind(column!(rows, new => new.0.tenant_id.as_str()))
+                .bind(column!(rows, new => new.1.as_str()))
+                .bind(column!(rows, new => new.0.stream_id.0));
+        }
+        Ok(query.fetch_one(&mut self.connection).await?)
     }
 
     async fn destroy_keys(&mut self, erasure: &PlannedErasure) -> Result<(), StorageError> {

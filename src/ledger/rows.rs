@@ -78,6 +78,28 @@ macro_rules! stream_event {
     }};
 }
 
+/// An event where a batch has looked for one.
+macro_rules! found_event {
+    ($row:expr) => {{
+        use $crate::ledger::rows::value;
+        let row = $row;
+        let tenant_id: String = value(row, "events", 1)?;
+        $crate::ledger::storage::FoundEvent {
+            stream: $crate::ledger::record::StreamKey {
+                partition: $crate::ledger::record::Partition(value(row, "events", 0)?),
+                tenant_id: $crate::ledger::rows::tenant("events", &tenant_id)?,
+                stream_id: $crate::domain::ids::StreamId(value(row, "events", 2)?),
+            },
+            sequence: $crate::domain::ids::Sequence(value(row, "events", 3)?),
+            event_id: $crate::domain::ids::EventId(value(row, "events", 4)?),
+            position: $crate::ledger::record::Position(value(row, "events", 5)?),
+            recorded_at: $crate::domain::time::Timestamp::from_micros_clamped(value(
+                row, "events", 6,
+            )?),
+        }
+    }};
+}
+
 macro_rules! head {
     ($row:expr) => {{
         use $crate::ledger::rows::value;
@@ -155,7 +177,7 @@ macro_rules! stored_data_key {
 
 pub(crate) use head;
 pub(super) use {
-    event_columns, idempotency_record, recorded_event, stored_data_key, stream_event,
+    event_columns, found_event, idempotency_record, recorded_event, stored_data_key, stream_event,
     stream_event_columns,
 };
 

@@ -17,15 +17,15 @@ use super::record::{
     Head, LockedHead, Partition, Position, RecordedEvent, StreamEvent, StreamKey, TenantPlace,
 };
 use super::rows::{
-    event_columns, head, idempotency_record, recorded_event, stored_data_key, stream_event,
-    stream_event_columns,
+    event_columns, found_event, head, idempotency_record, recorded_event, stored_data_key,
+    stream_event, stream_event_columns,
 };
 use super::storage::{
     BatchWriter, BrokenStream, DataKeyPlace, Found, IdempotencyPlace, IdempotencyRecord,
     LOG_BYTES_MAX, LogQuery, Page, Room, Storage, StorageError, StoredDataKey, StreamQuery,
     SubscriberStreams,
 };
-use crate::domain::ids::{EventId, Sequence, StreamId, SubscriberId, TenantId};
+use crate::domain::ids::{Sequence, StreamId, SubscriberId, TenantId};
 
 /// The record in a SQLite file.
 #[derive(Clone, Debug)]
@@ -378,7 +378,8 @@ impl Storage for SqliteStorage {
 
     async fn add_data_key(&self, key: &StoredDataKey) -> Result<(), StorageError> {
         let mut connection = self.pool.acquire().await?;
-        add_data_keys(&mut connection, &[key]).await
+        let or_leave = " ON CONFLICT (partition, tenant_id, key_id) DO NOTHING";
+        add_data_keys(&mut connection, &[key], or_leave).await
     }
 
     async fn referenced(
@@ -497,6 +498,7 @@ async fn data_keys(
 async fn add_data_keys(
     connection: &mut SqliteConnection,
     keys: &[&StoredDataKey],
+    and_then: &str,
 ) -> Result<(), StorageError> {
     for keys in keys.chunks(ROWS_PER_STATEMENT) {
         let mut query = QueryBuilder::<Sqlite>::new(ADD_DATA_KEYS);
@@ -507,7 +509,7 @@ async fn add_data_keys(
                 .push_bind(key.wrapped_key.as_deref())
                 .push_bind(key.created_at.as_micros());
         });
-        query.push(" ON CONFLICT (partition, tenant_id, key_id) DO NOTHING");
+        query.push(and_then);
         query
             .build()
             .persistent(keys.len() == 1)
@@ -524,7 +526,8 @@ struct SqliteWriter {
 }
 
 const EVENTS_AT: &str = "
-    SELECT e.partition, e.tenant_id, e.stream_id, e.sequence, e.event_id
+    SELECT e.partition, e.tenant_id, e.stream_id, e.sequence, e.event_id, e.position,
+        e.recorded_at
     FROM wanted CROSS JOIN events AS e INDEXED BY event_is_alone_at_its_sequence
         USING (partition, tenant_id, stream_id, sequence)";
 
@@ -600,6 +603,31 @@ impl BatchWriter for SqliteWriter {
         Ok(heads)
     }
 
+    async fn append(
+        &mut self,
+        plan: &Plan<'_>,
+        expected: &[LockedHead],
+    ) -> Result<bool, StorageError> {
+        let partitions: Vec<Partition> = expected
+            .iter()
+            .map(|locked| locked.head.partition)
+            .collect();
+        if self.lock_heads(&partitions).await? != expected {
+            self.roll_back().await?;
+            return Ok(false);
+        }
+        match self.insert(plan).await {
+            Ok(()) => {}
+            Err(rejected @ StorageError::Rejected(_)) => {
+                self.roll_back().await?;
+                return Err(rejected);
+            }
+            Err(error) => return Err(error),
+        }
+        self.commit().await?;
+        Ok(true)
+    }
+
     async fn look_up(&mut self, questions: &Questions<'_>) -> Result<Found, StorageError> {
         let mut found = Found::default();
         for questions in questions.sequences.chunks(ROWS_PER_STATEMENT) {
@@ -616,15 +644,7 @@ impl BatchWriter for SqliteWriter {
                 .fetch_all(&mut self.connection)
                 .await?;
             for row in &rows {
-                let stream = StreamKey {
-                    partition: Partition(row.try_get(0)?),
-                    tenant_id: super::rows::tenant("events", row.try_get(1)?)?,
-                    stream_id: StreamId(row.try_get(2)?),
-                };
-                let event_id = EventId(row.try_get(4)?);
-                found
-                    .events
-                    .push((stream, Sequence(row.try_get(3)?), event_id));
+                found.events.push(found_event!(row));
             }
         }
         if !questions.idempotency.is_empty() {
@@ -669,7 +689,7 @@ impl BatchWriter for SqliteWriter {
 
     async fn insert(&mut self, plan: &Plan<'_>) -> Result<(), StorageError> {
         if !plan.data_keys.is_empty() {
-            add_data_keys(&mut self.connection, &plan.data_keys).await?;
+            add_data_keys(&mut self.connection, &plan.data_keys, "").await?;
         }
         if !plan.idempotency.is_empty() {
             self.add_idempotent(&plan.idempotency).await?;
@@ -690,7 +710,7 @@ impl BatchWriter for SqliteWriter {
         Ok(())
     }
 
-    async fn commit(&mut self, _: &Plan<'_>) -> Result<(), StorageError> {
+    async fn commit(&mut self) -> Result<(), StorageError> {
         self.connection.execute("COMMIT").await?;
         Ok(())
     }

@@ -37,6 +37,16 @@ pub trait Storage: Send + Sync + fmt::Debug {
         Ok(None)
     }
 
+    /// Tells other processes how far some partitions have come.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when nobody could be told.
+    async fn announce(&self, positions: &[LedgerPosition]) -> Result<(), StorageError> {
+        let _ = positions;
+        Ok(())
+    }
+
     /// All events of some streams, each stream's in its order. Unknown streams have none.
     async fn streams(&self, streams: &[StreamKey]) -> Result<Vec<RecordedEvent>, StorageError>;
 
@@ -127,8 +137,9 @@ pub trait Storage: Send + Sync + fmt::Debug {
 
 /// A lane's connection, inside at most one transaction.
 ///
-/// The steps are called in order: `lock_heads`, `look_up`, `insert`, `commit`; `roll_back` at any
-/// point in between. After an error the connection is thrown away.
+/// The steps of a transaction are called in order: `lock_heads`, `look_up`, `insert`, `commit`;
+/// `roll_back` at any point in between. After an error the connection is thrown away, unless it was
+/// a [`StorageError::Rejected`] of `append`.
 #[async_trait]
 pub trait BatchWriter: Send {
     /// Begins a transaction and locks the heads of `partitions` (sorted) until its end.
@@ -137,8 +148,19 @@ pub trait BatchWriter: Send {
         partitions: &[Partition],
     ) -> Result<Vec<LockedHead>, StorageError>;
 
-    /// Answers the batch's questions. Runs in a statement after the lock, so that it sees
-    /// whatever was committed while waiting for it.
+    /// Stores a plan in a transaction of its own if the heads are still those that it was planned on
+    /// (sorted), and nobody is holding them; else does nothing and says `false`. The plan destroys no
+    /// keys. [`StorageError::Rejected`] if something it takes for new is there: nothing is stored
+    /// then, and the connection is as good as before. After any other error nobody knows whether it
+    /// is stored.
+    async fn append(
+        &mut self,
+        plan: &Plan<'_>,
+        expected: &[LockedHead],
+    ) -> Result<bool, StorageError>;
+
+    /// Answers the batch's questions. Within a transaction it runs in a statement after the lock, so
+    /// that it sees whatever was committed while waiting for it.
     async fn look_up(&mut self, questions: &Questions<'_>) -> Result<Found, StorageError>;
 
     /// Which notifications name a subscriber.
@@ -151,15 +173,14 @@ pub trait BatchWriter: Send {
     /// Writes a plan: events, keys, references, heads.
     async fn insert(&mut self, plan: &Plan<'_>) -> Result<(), StorageError>;
 
-    /// Makes the plan durable and, where that can be, announces it to other processes. After an
-    /// error here nobody knows whether it is durable; an announcement that fails is no error.
-    async fn commit(&mut self, plan: &Plan<'_>) -> Result<(), StorageError>;
+    /// Makes what was inserted durable. After an error here nobody knows whether it is.
+    async fn commit(&mut self) -> Result<(), StorageError>;
 
     /// Ends the transaction without a trace.
     async fn roll_back(&mut self) -> Result<(), StorageError>;
 }
 
-/// Where appends are announced.
+/// Where appends of all processes are announced.
 #[async_trait]
 pub trait Announcements: Send {
     /// Waits for the next one: how far partitions are said to have come. Without positions, some
@@ -209,9 +230,19 @@ impl Room {
 #[derive(Debug, Default)]
 pub struct Found {
     /// Events at the sequences asked for.
-    pub events: Vec<(StreamKey, Sequence, EventId)>,
+    pub events: Vec<FoundEvent>,
     pub idempotent: Vec<IdempotencyRecord>,
     pub data_keys: Vec<StoredDataKey>,
+}
+
+/// An event where a batch has looked for one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundEvent {
+    pub stream: StreamKey,
+    pub sequence: Sequence,
+    pub event_id: EventId,
+    pub position: Position,
+    pub recorded_at: Timestamp,
 }
 
 /// The notifications that name a subscriber.

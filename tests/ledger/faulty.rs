@@ -68,6 +68,17 @@ struct FaultyWriter {
     events: usize,
 }
 
+fn refuse_poison(plan: &Plan<'_>) -> Result<(), StorageError> {
+    let mut ids = plan
+        .events
+        .iter()
+        .map(|event| event.provenance.correlation_id.as_deref());
+    if ids.any(|id| id == Some(POISON)) {
+        return Err(StorageError::Rejected("poison".into()));
+    }
+    Ok(())
+}
+
 fn broken() -> StorageError {
     StorageError::Unavailable("the connection broke, as it was told to".into())
 }
@@ -95,25 +106,41 @@ impl BatchWriter for FaultyWriter {
         self.inner.look_up(questions).await
     }
 
-    async fn insert(&mut self, plan: &Plan<'_>) -> Result<(), StorageError> {
-        let mut ids = plan
-            .events
-            .iter()
-            .map(|event| event.provenance.correlation_id.as_deref());
-        if ids.any(|id| id == Some(POISON)) {
-            return Err(StorageError::Rejected("poison".into()));
+    async fn append(
+        &mut self,
+        plan: &Plan<'_>,
+        expected: &[LockedHead],
+    ) -> Result<bool, StorageError> {
+        refuse_poison(plan)?;
+        let fault = self.plans.next_commit.lock().unwrap().take();
+        if let Some(Commit::Lost) = fault {
+            return Err(broken());
         }
+        let is_stored = self.inner.append(plan, expected).await?;
+        if is_stored {
+            let mut committed = self.plans.committed.lock().unwrap();
+            committed.push(plan.events.len());
+        }
+        if fault.is_some() {
+            Err(broken())
+        } else {
+            Ok(is_stored)
+        }
+    }
+
+    async fn insert(&mut self, plan: &Plan<'_>) -> Result<(), StorageError> {
+        refuse_poison(plan)?;
         self.events = plan.events.len();
         self.inner.insert(plan).await
     }
 
-    async fn commit(&mut self, plan: &Plan<'_>) -> Result<(), StorageError> {
+    async fn commit(&mut self) -> Result<(), StorageError> {
         let fault = self.plans.next_commit.lock().unwrap().take();
         if let Some(Commit::Lost) = fault {
             self.inner.roll_back().await?;
             return Err(broken());
         }
-        self.inner.commit(plan).await?;
+        self.inner.commit().await?;
         self.plans.committed.lock().unwrap().push(self.events);
         if fault.is_some() {
             Err(broken())

@@ -339,7 +339,7 @@ async fn a_key_that_is_added_waits_for_the_batch_that_looked_for_it(place: &Plac
         ..Plan::default()
     };
     writer.insert(&plan).await.unwrap();
-    writer.commit(&plan).await.unwrap();
+    writer.commit().await.unwrap();
     adding.await.unwrap();
     let stored = place
         .storage

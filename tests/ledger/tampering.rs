@@ -7,6 +7,7 @@ use notification_ledger::domain::sealing::Subject;
 use notification_ledger::ledger::batch::{self, AppendOutcome, AppendRequest, Plan, PlannedEvent};
 use notification_ledger::ledger::chain::{self, Link};
 use notification_ledger::ledger::database::Database;
+use notification_ledger::ledger::known::Known;
 use notification_ledger::ledger::record::{Head, NewEvent, Partition, Position, StreamKey, Tip};
 use notification_ledger::ledger::sealing::place as key_place;
 use notification_ledger::ledger::storage::{
@@ -370,7 +371,7 @@ async fn append_at(place: &Place, client: &Client, stream: &StreamKey, sequence:
         ..Plan::default()
     };
     writer.insert(&plan).await.unwrap();
-    writer.commit(&plan).await.unwrap();
+    writer.commit().await.unwrap();
 }
 
 async fn a_stream_with_a_gap_is_found(place: &Place) {
@@ -478,7 +479,7 @@ async fn a_long_record_is_verified_to_its_end(place: &Place) {
         .collect();
     let mut writer = place.storage.writer().await.unwrap();
     let now = || client.surroundings.now();
-    let outcomes = batch::append(writer.as_mut(), &requests, now)
+    let outcomes = batch::append(writer.as_mut(), &mut Known::default(), &requests, now)
         .await
         .unwrap();
     assert!(
@@ -486,7 +487,7 @@ async fn a_long_record_is_verified_to_its_end(place: &Place) {
             .iter()
             .all(|outcome| matches!(outcome, AppendOutcome::Committed { .. }))
     );
-    let again = batch::append(writer.as_mut(), &requests, now)
+    let again = batch::append(writer.as_mut(), &mut Known::default(), &requests, now)
         .await
         .unwrap();
     assert!(

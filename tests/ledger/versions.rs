@@ -8,6 +8,7 @@ use notification_ledger::domain::ids::{EventId, Sequence, StreamId};
 use notification_ledger::domain::notification::{Action, Refusal};
 use notification_ledger::domain::sealing::Subject;
 use notification_ledger::ledger::batch::{self, AppendOutcome, AppendRequest, Plan};
+use notification_ledger::ledger::known::Known;
 use notification_ledger::ledger::record::{NewEvent, Position, Tip};
 use notification_ledger::ledger::sealing::place as key_place;
 use notification_ledger::ledger::storage::StoredDataKey;
@@ -134,7 +135,9 @@ fn append(client: &Client, stream: StreamId, expected: Tip) -> AppendRequest {
 async fn committed(place: &Place, requests: &[AppendRequest]) -> Vec<AppendOutcome> {
     let mut writer = place.storage.writer().await.unwrap();
     let now = || place.surroundings().now();
-    batch::append(writer.as_mut(), requests, now).await.unwrap()
+    batch::append(writer.as_mut(), &mut Known::default(), requests, now)
+        .await
+        .unwrap()
 }
 
 fn is_committed(outcome: &AppendOutcome) -> bool {
@@ -239,7 +242,7 @@ async fn a_batch_that_was_rolled_back_leaves_no_trace(place: &Place) {
         };
         writer.insert(&plan).await.unwrap();
         if is_kept {
-            writer.commit(&plan).await.unwrap();
+            writer.commit().await.unwrap();
         } else {
             writer.roll_back().await.unwrap();
         }
