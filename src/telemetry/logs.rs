@@ -8,6 +8,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{EnvFilter, Layer};
 
 use super::TelemetryError;
+use super::fields::JsonObject;
 use crate::config::{LogFormat, TelemetryConfig};
 
 /// Writes one line per event: time in UTC, level, message, fields, and the fields of the
@@ -36,6 +37,7 @@ where
             .flatten_event(true)
             .with_current_span(false)
             .with_span_list(true)
+            .fmt_fields(JsonObject)
             .with_filter(filter)
             .boxed(),
     })

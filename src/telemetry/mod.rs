@@ -8,6 +8,7 @@
 
 mod errors;
 mod export;
+mod fields;
 mod logs;
 mod metrics;
 mod trace_parent;

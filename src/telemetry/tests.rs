@@ -141,6 +141,56 @@ fn json_lines_hold_the_fields_of_the_event_and_of_the_spans_around_it() {
 }
 
 #[test]
+fn json_lines_hold_whatever_a_span_was_told_and_when() {
+    let (dispatch, _telemetry, lines) = start(&config(LogFormat::Json, None));
+    let strange = "a \"quoted\"\\path\n\u{1}\t\u{fc}";
+
+    with_default(&dispatch, || {
+        let empty = tracing::info_span!("empty", late = tracing::field::Empty);
+        empty.record("late", strange);
+        let span = tracing::info_span!(
+            parent: &empty,
+            "full",
+            text = strange,
+            shown = %strange,
+            debug = ?Some(1),
+            whole = -5,
+            much = u64::MAX,
+            part = 0.5,
+            none = f64::NAN,
+            sure = true,
+            late = tracing::field::Empty,
+            later = tracing::field::Empty,
+        );
+        span.record("late", 1);
+        span.record("later", tracing::field::display("two"));
+        let _entered = span.enter();
+        tracing::info!("told");
+    });
+
+    let line: Value = serde_json::from_str(&lines.text()).unwrap();
+    assert_eq!(
+        line["spans"],
+        serde_json::json!([
+            { "name": "empty", "late": strange },
+            {
+                "name": "full",
+                "text": strange,
+                "shown": strange,
+                "debug": "Some(1)",
+                "whole": -5,
+                "much": u64::MAX,
+                "part": 0.5,
+                "none": "NaN",
+                "sure": true,
+                "late": 1,
+                "later": "two",
+            },
+        ])
+    );
+}
+
+#[test]
 fn text_lines_are_plain_and_follow_the_level() {
     let (dispatch, _telemetry, lines) = start(&config(LogFormat::Text, None));
 
