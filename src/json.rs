@@ -119,12 +119,19 @@ pub fn document(body: &[u8]) -> Result<&RawValue, Unreadable> {
             error.valid_up_to()
         ))
     })?;
-    if nesting(text) > DEPTH_MAX {
+    if is_nested_deeper(text, DEPTH_MAX) {
         return Err(Unreadable::Malformed(format!(
             "arrays and objects are nested deeper than {DEPTH_MAX}"
         )));
     }
     serde_json::from_str(text).map_err(|error| Unreadable::Malformed(malformed(&error)))
+}
+
+/// Whether arrays and objects are nested deeper than `depth_max`. No text exhausts the stack.
+pub fn is_nested_deeper(text: &str, depth_max: usize) -> bool {
+    // Seldom are there so many brackets at all, and counting them all is quick.
+    let brackets = text.bytes().filter(|byte| matches!(byte, b'[' | b'{'));
+    brackets.count() > depth_max && nesting(text) > depth_max
 }
 
 /// Says what is wrong and where, without repeating any of the text.
@@ -142,7 +149,7 @@ fn malformed(error: &serde_json::Error) -> String {
 }
 
 /// How deep arrays and objects are nested, counted without recursion.
-pub fn nesting(text: &str) -> usize {
+fn nesting(text: &str) -> usize {
     let mut deepest = 0;
     let mut depth = 0_usize;
     let mut in_string = false;
@@ -312,8 +319,15 @@ impl<'a> Fields<'a> {
 
     /// Where a member is.
     pub fn pointer(&self, name: &str) -> String {
-        let escaped = name.replace('~', "~0").replace('/', "~1");
-        format!("{}/{escaped}", self.pointer)
+        let mut pointer = String::with_capacity(self.pointer.len() + 1 + name.len());
+        pointer.push_str(&self.pointer);
+        pointer.push('/');
+        if name.contains(['~', '/']) {
+            pointer.push_str(&name.replace('~', "~0").replace('/', "~1"));
+        } else {
+            pointer.push_str(name);
+        }
+        pointer
     }
 
     /// A member's raw value; `null` counts as absent.
@@ -472,10 +486,9 @@ impl<'a> Fields<'a> {
         faults: &mut Faults,
     ) -> Option<Vec<String>> {
         let items = self.items(name, items_max, faults)?;
-        let at = self.pointer(name);
         if items.count > items_max {
             faults.add(
-                at,
+                self.pointer(name),
                 format!(
                     "has {} entries; at most {items_max} are allowed",
                     items.count
@@ -487,7 +500,10 @@ impl<'a> Fields<'a> {
         for (index, item) in items.kept.into_iter().enumerate() {
             match serde_json::from_str(item.get()) {
                 Ok(text) => texts.push(text),
-                Err(_) => faults.add(format!("{at}/{index}"), "must be a text"),
+                Err(_) => {
+                    let list = self.pointer(name);
+                    faults.add(format!("{list}/{index}"), "must be a text");
+                }
             }
         }
         // With one left out, the others would stand at wrong places.
@@ -516,23 +532,22 @@ impl<'a> Fields<'a> {
         }
         let mut texts = BTreeMap::new();
         for (key, value) in fields.members.iter().take(entries_max) {
-            let at = fields.pointer(key);
             if let Err(error) = ids::check_name(key) {
-                faults.add(&at, format!("has a name that {error}"));
+                faults.add(fields.pointer(key), format!("has a name that {error}"));
             }
             let Ok(text) = serde_json::from_str::<String>(value.get()) else {
-                faults.add(at, "must be a text");
+                faults.add(fields.pointer(key), "must be a text");
                 continue;
             };
             let chars = text.chars().count();
             if chars > chars_max {
                 faults.add(
-                    &at,
+                    fields.pointer(key),
                     format!("has {chars} characters; at most {chars_max} are allowed"),
                 );
             }
             if texts.insert(key.clone().into_owned(), text).is_some() {
-                faults.add(at, "appears more than once");
+                faults.add(fields.pointer(key), "appears more than once");
             }
         }
         texts
@@ -577,18 +592,21 @@ impl<'a> Fields<'a> {
 
     /// Whatever was not asked for is a fault that names it, and what would be known.
     pub fn finish(self, faults: &mut Faults) {
+        let is_unknown = |(name, _): &&(Cow<'_, str>, _)| !self.known.contains(&name.as_ref());
+        let mut unknown = self.members.iter().filter(is_unknown).peekable();
+        if unknown.peek().is_none() {
+            return;
+        }
         let known = if self.known.is_empty() {
             "no field is".to_owned()
         } else {
             format!("known are: {}", self.known.join(", "))
         };
-        for (name, _) in &self.members {
+        for (name, _) in unknown {
             if faults.is_full() {
                 return;
             }
-            if !self.known.contains(&name.as_ref()) {
-                faults.add(self.pointer(name), format!("is not known here; {known}"));
-            }
+            faults.add(self.pointer(name), format!("is not known here; {known}"));
         }
     }
 }
@@ -697,5 +715,11 @@ mod tests {
             Err(Unreadable::Malformed(_))
         ));
         assert_eq!(nesting(r#"{"a": "[[[[\"[["}"#), 1);
+    }
+
+    #[test]
+    fn brackets_inside_strings_are_no_nesting() {
+        assert_eq!(nesting(r#"{"a": [1, {"b": 2}], "c": []}"#), 3);
+        assert_eq!(nesting(r#"{"a": "[[[[\"[[[[\\"}"#), 1);
     }
 }

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::mapping::Unmappable;
 use crate::domain::time::Timestamp;
+use crate::json::is_nested_deeper;
 
 /// How deeply a body may be nested. `serde_json` reads 128 levels, and a body that is kept must
 /// stay readable inside everything it will be wrapped in: the event's data, an answer, a page.
@@ -136,7 +137,7 @@ impl SendError {
 ///
 /// [`Unmappable`] when the text is no JSON object, or nested too deeply to be kept.
 pub(super) fn read_envelope(text: &str) -> Result<Envelope, Unmappable> {
-    if nesting(text) > NESTING_MAX {
+    if is_nested_deeper(text, NESTING_MAX) {
         return Err(Unmappable::NestedTooDeeply);
     }
     let value: Value = serde_json::from_str(text).map_err(|error| Unmappable::NotJson {
@@ -158,26 +159,6 @@ pub(super) fn read_envelope(text: &str) -> Result<Envelope, Unmappable> {
 /// is nothing to fail on.
 pub(super) fn read<T: DeserializeOwned + Default>(fields: Map<String, Value>) -> T {
     T::deserialize(Value::Object(fields)).unwrap_or_default()
-}
-
-/// The deepest nesting in a text, if it is JSON. A loop, so no text exhausts the stack.
-fn nesting(text: &str) -> usize {
-    let (mut depth, mut deepest) = (0_usize, 0);
-    let (mut in_string, mut escaped) = (false, false);
-    for byte in text.bytes() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            b'{' | b'[' if !in_string => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    deepest
 }
 
 /// A value, or nothing if it is `null`, absent or of another type.
@@ -287,11 +268,5 @@ mod tests {
         ] {
             assert_eq!(delivered_at(nothing), None);
         }
-    }
-
-    #[test]
-    fn brackets_inside_strings_are_no_nesting() {
-        assert_eq!(nesting(r#"{"a": [1, {"b": 2}], "c": []}"#), 3);
-        assert_eq!(nesting(r#"{"a": "[[[[\"[[[[\\"}"#), 1);
     }
 }
