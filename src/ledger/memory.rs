@@ -14,8 +14,8 @@ use super::record::{
 };
 use super::storage::{
     BatchWriter, BrokenStream, DataKeyPlace, Found, FoundEvent, IdempotencyPlace,
-    IdempotencyRecord, LOG_BYTES_MAX, LogQuery, Page, Room, Storage, StorageError, StoredDataKey,
-    StreamQuery, SubscriberStreams,
+    IdempotencyRecord, LOG_BYTES_MAX, LogQuery, Page, ReferencePlace, Room, Storage, StorageError,
+    StoredDataKey, StreamQuery, SubscriberStreams,
 };
 use crate::domain::ids::{Sequence, StreamId, SubscriberId, TenantId};
 use crate::domain::time::Timestamp;
@@ -35,7 +35,7 @@ struct Tables {
     streams: HashMap<StreamKey, Vec<usize>>,
     idempotent: HashMap<IdempotencyPlace, IdempotencyRecord>,
     data_keys: HashMap<DataKeyPlace, StoredDataKey>,
-    references: HashMap<(Partition, TenantId, String), StreamId>,
+    references: HashMap<ReferencePlace, StreamId>,
     late_subscribers: HashMap<(Partition, TenantId, SubscriberId), BTreeSet<StreamId>>,
     erasures: HashMap<Partition, i64>,
 }
@@ -205,21 +205,13 @@ impl Storage for MemoryStorage {
 
     async fn referenced(
         &self,
-        partition: Partition,
-        tenant_id: &TenantId,
-        references: &[String],
-    ) -> Result<Vec<StreamId>, StorageError> {
+        references: &[ReferencePlace],
+    ) -> Result<Vec<(ReferencePlace, StreamId)>, StorageError> {
         let tables = self.tables.lock().await;
-        let mut streams: Vec<StreamId> = references
+        let found = references
             .iter()
-            .filter_map(|reference| {
-                let key = (partition, tenant_id.clone(), reference.clone());
-                tables.references.get(&key).copied()
-            })
-            .collect();
-        streams.sort_unstable();
-        streams.dedup();
-        Ok(streams)
+            .filter_map(|place| Some((place.clone(), *tables.references.get(place)?)));
+        Ok(found.collect())
     }
 
     async fn scrub(&self) -> Result<bool, StorageError> {
@@ -423,15 +415,15 @@ impl BatchWriter for MemoryWriter {
             .collect();
         let idempotent = plan.idempotency.clone();
         let data_keys: Vec<StoredDataKey> = plan.data_keys.iter().copied().cloned().collect();
-        let references: Vec<((Partition, TenantId, String), StreamId)> = plan
+        let references: Vec<(ReferencePlace, StreamId)> = plan
             .references
             .iter()
             .map(|(key, reference)| {
-                let place = (
-                    key.partition,
-                    key.tenant_id.clone(),
-                    (*reference).to_owned(),
-                );
+                let place = ReferencePlace {
+                    partition: key.partition,
+                    tenant_id: key.tenant_id.clone(),
+                    reference: (*reference).to_owned(),
+                };
                 (place, key.stream_id)
             })
             .collect();

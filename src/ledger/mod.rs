@@ -43,6 +43,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use cqrs_es::{AggregateError, CqrsFramework};
+use futures_util::future::try_join_all;
 use zeroize::Zeroizing;
 
 use crate::clock::Surroundings;
@@ -70,7 +71,8 @@ use recordable::Recordable;
 use sealing::{Keyring, MasterKey, SealedUnder};
 use session::{Outcome, Session};
 use storage::{
-    DataKeyPlace, IdempotencyPlace, IdempotencyRecord, LogQuery, Page, Storage, StorageError,
+    DataKeyPlace, IdempotencyPlace, IdempotencyRecord, LogQuery, Page, ReferencePlace, Storage,
+    StorageError,
 };
 use streamlock::StreamLocks;
 
@@ -121,6 +123,7 @@ struct Core {
     notifications: AggregateCache<Notification>,
     locks: StreamLocks,
     streams: Coalescer<StreamKey, Arc<Vec<RecordedEvent>>>,
+    references: Coalescer<ReferencePlace, Option<StreamId>>,
     surroundings: Surroundings,
     metrics: Metrics,
     /// For what must come to its end whether or not its caller waits.
@@ -231,6 +234,15 @@ impl Ledger {
             let storage = Arc::clone(&reading);
             async move { by_stream(storage.streams(&streams).await?) }
         });
+        let reading = Arc::clone(&storage);
+        let references = Coalescer::start(tasks, move |references: Vec<ReferencePlace>| {
+            let storage = Arc::clone(&reading);
+            async move {
+                let found = storage.referenced(&references).await?;
+                let found = found.into_iter();
+                Ok(found.map(|(place, stream)| (place, Some(stream))).collect())
+            }
+        });
         Self {
             core: Arc::new(Core {
                 storage,
@@ -241,6 +253,7 @@ impl Ledger {
                 notifications: AggregateCache::new(options.aggregate_cache_bytes),
                 locks: StreamLocks::default(),
                 streams,
+                references,
                 surroundings,
                 metrics: metrics.clone(),
                 tasks: tasks.clone(),
@@ -489,7 +502,7 @@ impl Ledger {
         &self.core.appended
     }
 
-    /// Which streams know any of these references.
+    /// To which streams these references belong, in their order.
     ///
     /// # Errors
     ///
@@ -498,11 +511,15 @@ impl Ledger {
         &self,
         tenant: &TenantPlace,
         references: &[String],
-    ) -> Result<Vec<StreamId>, LedgerError> {
-        let storage = &self.core.storage;
-        Ok(storage
-            .referenced(tenant.partition, &tenant.tenant_id, references)
-            .await?)
+    ) -> Result<Vec<Option<StreamId>>, LedgerError> {
+        let questions = references.iter().map(|reference| {
+            self.core.references.get(ReferencePlace {
+                partition: tenant.partition,
+                tenant_id: tenant.tenant_id.clone(),
+                reference: reference.clone(),
+            })
+        });
+        Ok(try_join_all(questions).await?)
     }
 
     /// Opens what was sealed to one event. `None` once its subject was erased.

@@ -20,15 +20,15 @@ use super::record::{
     TenantPlace,
 };
 use super::rows::{
-    event_columns, found_event, head, idempotency_record, recorded_event, stored_data_key,
-    stream_event, stream_event_columns,
+    event_columns, found_event, head, idempotency_record, recorded_event, referenced,
+    stored_data_key, stream_event, stream_event_columns,
 };
 use super::storage::{
     Announcements, BatchWriter, BrokenStream, DataKeyPlace, Found, FoundEvent, IdempotencyPlace,
-    IdempotencyRecord, LOG_BYTES_MAX, LogQuery, Page, Storage, StorageError, StoredDataKey,
-    StreamQuery, SubscriberStreams,
+    IdempotencyRecord, LOG_BYTES_MAX, LogQuery, Page, ReferencePlace, Storage, StorageError,
+    StoredDataKey, StreamQuery, SubscriberStreams,
 };
-use crate::domain::ids::{Sequence, StreamId, SubscriberId, TenantId};
+use crate::domain::ids::{Sequence, StreamId, SubscriberId};
 
 /// Where batches are announced.
 const CHANNEL: &str = "ledger_appended";
@@ -233,10 +233,16 @@ const SHARE_HEAD: &str = "
     FOR SHARE";
 
 const REFERENCED: &str = "
-    SELECT DISTINCT stream_id
-    FROM message_references
-    WHERE partition = $1 AND tenant_id = $2 AND reference = ANY($3)
-    ORDER BY stream_id";
+    SELECT r.partition, r.tenant_id, r.reference, r.stream_id
+    FROM UNNEST($1::int2[], $2::text[], $3::text[]) AS wanted (partition, tenant_id, reference)
+    CROSS JOIN LATERAL (
+        SELECT *
+        FROM message_references
+        WHERE partition = wanted.partition
+            AND tenant_id = wanted.tenant_id
+            AND reference = wanted.reference
+        OFFSET 0
+    ) AS r";
 
 #[async_trait]
 impl Storage for PostgresStorage {
@@ -470,19 +476,25 @@ impl Storage for PostgresStorage {
 
     async fn referenced(
         &self,
-        partition: Partition,
-        tenant_id: &TenantId,
-        references: &[String],
-    ) -> Result<Vec<StreamId>, StorageError> {
+        references: &[ReferencePlace],
+    ) -> Result<Vec<(ReferencePlace, StreamId)>, StorageError> {
         let rows = sqlx::query(REFERENCED)
-            .bind(partition.0)
-            .bind(tenant_id.as_str())
-            .bind(references)
+            .bind(references.iter().map(|place| place.partition.0).bind_iter())
+            .bind(
+                references
+                    .iter()
+                    .map(|place| place.tenant_id.as_str())
+                    .bind_iter(),
+            )
+            .bind(
+                references
+                    .iter()
+                    .map(|place| place.reference.as_str())
+                    .bind_iter(),
+            )
             .fetch_all(&self.pool)
             .await?;
-        rows.iter()
-            .map(|row| Ok(StreamId(row.try_get(0)?)))
-            .collect()
+        rows.iter().map(|row| Ok(referenced!(row))).collect()
     }
 
     async fn scrub(&self) -> Result<bool, StorageError> {

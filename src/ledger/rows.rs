@@ -78,6 +78,22 @@ macro_rules! stream_event {
     }};
 }
 
+/// A reference and the stream it belongs to.
+macro_rules! referenced {
+    ($row:expr) => {{
+        use $crate::ledger::rows::value;
+        let row = $row;
+        let tenant_id: String = value(row, "message_references", 1)?;
+        let place = $crate::ledger::storage::ReferencePlace {
+            partition: $crate::ledger::record::Partition(value(row, "message_references", 0)?),
+            tenant_id: $crate::ledger::rows::tenant("message_references", &tenant_id)?,
+            reference: value(row, "message_references", 2)?,
+        };
+        let stream_id = $crate::domain::ids::StreamId(value(row, "message_references", 3)?);
+        (place, stream_id)
+    }};
+}
+
 /// An event where a batch has looked for one.
 macro_rules! found_event {
     ($row:expr) => {{
@@ -177,8 +193,8 @@ macro_rules! stored_data_key {
 
 pub(crate) use head;
 pub(super) use {
-    event_columns, found_event, idempotency_record, recorded_event, stored_data_key, stream_event,
-    stream_event_columns,
+    event_columns, found_event, idempotency_record, recorded_event, referenced, stored_data_key,
+    stream_event, stream_event_columns,
 };
 
 /// A value of the type the code gave its column, or the row is damaged: SQLite keeps any value in

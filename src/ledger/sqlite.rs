@@ -17,15 +17,15 @@ use super::record::{
     Head, LockedHead, Partition, Position, RecordedEvent, StreamEvent, StreamKey, TenantPlace,
 };
 use super::rows::{
-    event_columns, found_event, head, idempotency_record, recorded_event, stored_data_key,
-    stream_event, stream_event_columns,
+    event_columns, found_event, head, idempotency_record, recorded_event, referenced,
+    stored_data_key, stream_event, stream_event_columns,
 };
 use super::storage::{
     BatchWriter, BrokenStream, DataKeyPlace, Found, IdempotencyPlace, IdempotencyRecord,
-    LOG_BYTES_MAX, LogQuery, Page, Room, Storage, StorageError, StoredDataKey, StreamQuery,
-    SubscriberStreams,
+    LOG_BYTES_MAX, LogQuery, Page, ReferencePlace, Room, Storage, StorageError, StoredDataKey,
+    StreamQuery, SubscriberStreams,
 };
-use crate::domain::ids::{Sequence, StreamId, SubscriberId, TenantId};
+use crate::domain::ids::{Sequence, StreamId, SubscriberId};
 
 /// The record in a SQLite file.
 #[derive(Clone, Debug)]
@@ -165,11 +165,8 @@ const ADD_DATA_KEYS: &str =
     "INSERT INTO data_keys (partition, tenant_id, key_id, wrapped_key, created_at) ";
 
 const REFERENCED: &str = "
-    SELECT DISTINCT stream_id
-    FROM message_references
-    WHERE partition = $1 AND tenant_id = $2
-        AND reference IN (SELECT value FROM json_each($3))
-    ORDER BY stream_id";
+    SELECT r.partition, r.tenant_id, r.reference, r.stream_id
+    FROM wanted CROSS JOIN message_references AS r USING (partition, tenant_id, reference)";
 
 const ADD_REFERENCES: &str =
     "INSERT INTO message_references (partition, tenant_id, reference, stream_id) ";
@@ -384,19 +381,26 @@ impl Storage for SqliteStorage {
 
     async fn referenced(
         &self,
-        partition: Partition,
-        tenant_id: &TenantId,
-        references: &[String],
-    ) -> Result<Vec<StreamId>, StorageError> {
-        let rows = sqlx::query(REFERENCED)
-            .bind(partition.0)
-            .bind(tenant_id.as_str())
-            .bind(sqlx::types::Json(references))
-            .fetch_all(&self.pool)
-            .await?;
-        rows.iter()
-            .map(|row| Ok(StreamId(row.try_get(0)?)))
-            .collect()
+        references: &[ReferencePlace],
+    ) -> Result<Vec<(ReferencePlace, StreamId)>, StorageError> {
+        let mut found = Vec::new();
+        for references in references.chunks(ROWS_PER_STATEMENT) {
+            let mut query = wanted("partition, tenant_id, reference");
+            query.push_values(references, |mut row, place| {
+                row.push_bind(place.partition.0)
+                    .push_bind(place.tenant_id.as_str())
+                    .push_bind(place.reference.as_str());
+            });
+            let query = query.push(") ").push(REFERENCED).build();
+            let rows = query
+                .persistent(references.len() == 1)
+                .fetch_all(&self.pool)
+                .await?;
+            for row in &rows {
+                found.push(referenced!(row));
+            }
+        }
+        Ok(found)
     }
 
     async fn scrub(&self) -> Result<bool, StorageError> {

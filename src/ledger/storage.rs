@@ -121,13 +121,11 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// Stores a data key outside an append. An existing one stays as it is.
     async fn add_data_key(&self, key: &StoredDataKey) -> Result<(), StorageError>;
 
-    /// Which streams some references belong to.
+    /// Which streams some references belong to; those that nobody knows are left out.
     async fn referenced(
         &self,
-        partition: Partition,
-        tenant_id: &TenantId,
-        references: &[String],
-    ) -> Result<Vec<StreamId>, StorageError>;
+        references: &[ReferencePlace],
+    ) -> Result<Vec<(ReferencePlace, StreamId)>, StorageError>;
 
     /// Overwrites what is left in the database's files of rows that were changed, as far as the
     /// database lets itself be told to. Changes nothing that can be read. `false` while somebody
@@ -328,6 +326,14 @@ pub struct IdempotencyRecord {
     /// For other calls: their answer, sealed.
     pub answer: Option<String>,
     pub recorded_at: Timestamp,
+}
+
+/// Where an id is kept by which a report may find its stream.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReferencePlace {
+    pub partition: Partition,
+    pub tenant_id: TenantId,
+    pub reference: String,
 }
 
 /// Where a data key lives.

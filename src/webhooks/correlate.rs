@@ -11,6 +11,8 @@
 //!
 //! Everything happens within one tenant: another tenant's ids are never looked at.
 
+use std::collections::BTreeSet;
+
 use uuid::Uuid;
 
 use super::novu::mapping::MessageFact;
@@ -137,22 +139,21 @@ async fn by_reference(
     tenant: &TenantPlace,
     fact: &MessageFact,
 ) -> Result<Option<StreamId>, LedgerError> {
-    // Most facts are about a message that was heard of before, and need no second question.
-    let message = [message_reference(&fact.message_id)];
-    if let Some(known) = ledger.referenced(tenant, &message).await?.first() {
+    let provider_message_id = fact.report.message.provider_message_id.as_deref();
+    let provider_message = provider_message_id.map(provider_message_reference);
+    let transaction = fact.transaction_id.as_deref().map(transaction_reference);
+    let references: Vec<String> = std::iter::once(message_reference(&fact.message_id))
+        .chain(provider_message)
+        .chain(transaction)
+        .collect();
+    let found = ledger.referenced(tenant, &references).await?;
+    // Most facts are about a message that was heard of before.
+    if let Some(Some(known)) = found.first() {
         return Ok(Some(*known));
     }
-    let provider_message_id = fact.report.message.provider_message_id.as_deref();
-    let others: Vec<String> = provider_message_id
-        .map(provider_message_reference)
-        .into_iter()
-        .chain(fact.transaction_id.as_deref().map(transaction_reference))
-        .collect();
-    if others.is_empty() {
-        return Ok(None);
-    }
+    let others: BTreeSet<StreamId> = found.into_iter().flatten().collect();
     let mut of_transaction = None;
-    for candidate in ledger.referenced(tenant, &others).await? {
+    for candidate in others {
         let stream = tenant.stream(candidate);
         let Some(loaded) = ledger.load::<Notification>(&stream, Until::Now).await? else {
             continue;

@@ -4,14 +4,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use notification_ledger::domain::ids::{Sequence, StreamId, SubscriberId, TenantId};
+use notification_ledger::domain::ids::{Sequence, StreamId, SubscriberId};
 use notification_ledger::ledger::batch::{Plan, Questions};
 use notification_ledger::ledger::record::{
     Head, LockedHead, Partition, Position, RecordedEvent, StreamEvent, StreamKey, TenantPlace,
 };
 use notification_ledger::ledger::storage::{
     BatchWriter, BrokenStream, DataKeyPlace, Found, IdempotencyPlace, IdempotencyRecord, LogQuery,
-    Page, Storage, StorageError, StoredDataKey, StreamQuery, SubscriberStreams,
+    Page, ReferencePlace, Storage, StorageError, StoredDataKey, StreamQuery, SubscriberStreams,
 };
 
 /// Events with this correlation id are refused, as a database refuses rows.
@@ -242,12 +242,8 @@ impl Storage for FaultyStorage {
 
     async fn referenced(
         &self,
-        partition: Partition,
-        tenant_id: &TenantId,
-        references: &[String],
-    ) -> Result<Vec<StreamId>, StorageError> {
-        self.inner
-            .referenced(partition, tenant_id, references)
-            .await
+        references: &[ReferencePlace],
+    ) -> Result<Vec<(ReferencePlace, StreamId)>, StorageError> {
+        self.inner.referenced(references).await
     }
 }

@@ -48,7 +48,6 @@ fn rejected(told: &Told) -> bool {
     matches!(**error, StorageError::Rejected(_))
 }
 
-
 fn overloaded(told: &Told) -> bool {
     matches!(told, Err(CommandError::Ledger(LedgerError::Overloaded)))
 }

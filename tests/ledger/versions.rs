@@ -259,5 +259,5 @@ async fn a_batch_that_was_rolled_back_leaves_no_trace(place: &Place) {
         .referenced(&client.order.tenant, &references)
         .await
         .unwrap();
-    assert_eq!(found, [other.stream_id]);
+    assert_eq!(found, [Some(other.stream_id)]);
 }
