@@ -307,7 +307,7 @@ async fn lifecycle(ledger: &Ledger, surroundings: &Surroundings, number: i64) ->
         "x".repeat(200)
     );
     let report = |fact| Action::Report {
-        report: Box::new(Report {
+        report: Arc::new(Report {
             fact,
             message: MessageRef {
                 channel: Some("email".to_owned()),

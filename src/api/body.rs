@@ -215,7 +215,7 @@ fn request(fields: &mut Fields<'_>, payload_bytes_max: usize, faults: &mut Fault
         metadata,
     };
     Some(Wish {
-        action: Action::Request(Box::new(requested)),
+        action: Action::Request(Arc::new(requested)),
         occurred_at: None,
         private: private(&PrivateRequest {
             subscriber: (recipient != Recipient::default()).then_some(recipient),
@@ -293,7 +293,7 @@ fn report(
         fact,
     };
     let mut wish = Wish::of(Action::Report {
-        report: Box::new(report),
+        report: Arc::new(report),
         adoption: None,
     });
     wish.occurred_at = occurred_at;

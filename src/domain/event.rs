@@ -38,10 +38,10 @@ pub struct NotificationEvent {
 /// What an event says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Body {
-    Requested(Box<Requested>),
+    Requested(Arc<Requested>),
     Adopted(Adopted),
     Queued(Queued),
-    Reported(Box<Report>),
+    Reported(Arc<Report>),
     Retracted,
 }
 

@@ -2,6 +2,8 @@
 //!
 //! The facts come sorted, so everything here depends on what they are and not on how they came.
 
+use std::sync::Arc;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::event::{BounceType, Fact, Interaction, Report};
@@ -14,7 +16,7 @@ use super::state::{LastError, Message, Status, Times};
 use super::time::Timestamp;
 
 /// One message's reports, by time, then content.
-pub(super) type Facts<'a> = Vec<&'a OnRecord<Box<Report>>>;
+pub(super) type Facts<'a> = Vec<&'a OnRecord<Arc<Report>>>;
 
 /// The message whose facts these are. Without a stage that stands it is where the notification
 /// is: `open`.
@@ -246,7 +248,7 @@ fn interactions(facts: &Facts<'_>) -> BTreeMap<Interaction, Timestamp> {
 fn last<'a, T>(
     facts: &Facts<'a>,
     value: impl Fn(&'a Fact) -> Option<T>,
-) -> Option<(&'a OnRecord<Box<Report>>, T)> {
+) -> Option<(&'a OnRecord<Arc<Report>>, T)> {
     facts
         .iter()
         .rev()

@@ -33,11 +33,11 @@ pub struct OnRecord<T> {
 /// Everything one notification was told.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Notification {
-    pub(super) request: Option<OnRecord<Box<Requested>>>,
+    pub(super) request: Option<OnRecord<Arc<Requested>>>,
     pub(super) adoption: Option<OnRecord<Adopted>>,
     pub(super) queued: Vec<OnRecord<Queued>>,
     /// By time, then content.
-    pub(super) reports: Vec<OnRecord<Box<Report>>>,
+    pub(super) reports: Vec<OnRecord<Arc<Report>>>,
     pub(super) retraction: Option<OnRecord<()>>,
 }
 
@@ -56,14 +56,14 @@ pub struct NotificationCommand {
 
 #[derive(Clone, Debug)]
 pub enum Action {
-    Request(Box<Requested>),
+    Request(Arc<Requested>),
     Queue {
         queue: Option<String>,
         available_at: Option<Timestamp>,
     },
     Retract,
     Report {
-        report: Box<Report>,
+        report: Arc<Report>,
         /// Begins the stream if there is none.
         adoption: Option<Adoption>,
     },
@@ -148,7 +148,7 @@ impl Notification {
         self.request.is_some() || self.adoption.is_some()
     }
 
-    pub fn request(&self) -> Option<&OnRecord<Box<Requested>>> {
+    pub fn request(&self) -> Option<&OnRecord<Arc<Requested>>> {
         self.request.as_ref()
     }
 
@@ -166,7 +166,7 @@ impl Notification {
     }
 
     /// By time, then content.
-    pub fn reports(&self) -> &[OnRecord<Box<Report>>] {
+    pub fn reports(&self) -> &[OnRecord<Arc<Report>>] {
         &self.reports
     }
 

@@ -3,6 +3,8 @@
 //! A retry begins the message anew: what failed before no longer ends it, and that it was sent
 //! or suppressed before no longer says where it stands.
 
+use std::sync::Arc;
+
 use std::collections::BTreeSet;
 
 use super::event::{Fact, Report};
@@ -14,12 +16,12 @@ use super::time::Timestamp;
 /// The failures of one message that were answered by queueing it again.
 #[derive(Debug)]
 pub(super) struct Retries<'a> {
-    answered: Vec<&'a OnRecord<Box<Report>>>,
+    answered: Vec<&'a OnRecord<Arc<Report>>>,
 }
 
 impl<'a> Retries<'a> {
     pub(super) fn of(facts: &Facts<'a>, answered: &BTreeSet<EventId>) -> Self {
-        let is_answered = |fact: &&OnRecord<Box<Report>>| {
+        let is_answered = |fact: &&OnRecord<Arc<Report>>| {
             matches!(fact.value.fact, Fact::Failed { .. }) && answered.contains(&fact.event_id)
         };
         Self {
@@ -28,7 +30,7 @@ impl<'a> Retries<'a> {
     }
 
     /// A failure is answered with every earlier one, and in whoever's words it is on record.
-    pub(super) fn answer(&self, failure: &OnRecord<Box<Report>>) -> bool {
+    pub(super) fn answer(&self, failure: &OnRecord<Arc<Report>>) -> bool {
         self.answered.iter().any(|answered| {
             failure.occurred_at < answered.occurred_at
                 || (failure.occurred_at == answered.occurred_at
@@ -48,7 +50,7 @@ impl<'a> Retries<'a> {
     pub(super) fn possible(
         &self,
         facts: &'a Facts<'_>,
-    ) -> impl Iterator<Item = &'a OnRecord<Box<Report>>> {
+    ) -> impl Iterator<Item = &'a OnRecord<Arc<Report>>> {
         let given_up_at = facts
             .iter()
             .filter(|fact| gives_up(&fact.value.fact) && !self.answer(fact))

@@ -5,6 +5,8 @@
 //! `schema_version` and an *upcaster*: a pure function from the old payload to the next.
 //! Each version ever released has a fixture in `tests/fixtures/events/`.
 
+use std::sync::Arc;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
@@ -304,7 +306,7 @@ fn decode_body(event_type: &str, data: &str) -> Result<(Body, Option<Sealed>), D
         names::REQUESTED => {
             let stored: RequestedV1<'_> = parse(event_type, data)?;
             let sealed = stored.sealed.clone();
-            Ok((Body::Requested(Box::new(requested(stored)?)), sealed))
+            Ok((Body::Requested(Arc::new(requested(stored)?)), sealed))
         }
         names::ADOPTED => {
             let stored: AdoptedV1<'_> = parse(event_type, data)?;
@@ -331,7 +333,7 @@ fn decode_body(event_type: &str, data: &str) -> Result<(Body, Option<Sealed>), D
             let stored: ReportV1<'_> = parse_report(event_type, data)?;
             let sealed = stored.sealed.clone();
             Ok((
-                Body::Reported(Box::new(report(event_type, stored)?)),
+                Body::Reported(Arc::new(report(event_type, stored)?)),
                 sealed,
             ))
         }

@@ -198,7 +198,7 @@ fn reporting(
         occurred_at: fact.occurred_at.unwrap_or(delivery.received_at),
         private: fact.private,
         action: Action::Report {
-            report: Box::new(report),
+            report: Arc::new(report),
             adoption,
         },
     }

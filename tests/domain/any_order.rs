@@ -1,5 +1,7 @@
 //! What is known depends on what was reported, never on the order it arrived in.
 
+use std::sync::Arc;
+
 use std::collections::BTreeSet;
 
 use cqrs_es::Aggregate;
@@ -208,7 +210,7 @@ fn any_stream() -> impl Strategy<Value = Vec<NotificationEvent>> {
         .prop_map(|(reports, requested, adopted, queued, retracted)| {
             let mut events: Vec<(i64, Body)> = reports
                 .into_iter()
-                .map(|told| (told.minute, Body::Reported(Box::new(told.report))))
+                .map(|told| (told.minute, Body::Reported(Arc::new(told.report))))
                 .collect();
             for (minute, answers) in queued {
                 let answers = answers.into_iter().map(event_id).collect();
@@ -254,7 +256,7 @@ fn event(index: usize, minute: i64, body: Body) -> NotificationEvent {
 }
 
 fn requested_body() -> Body {
-    Body::Requested(Box::new(the_request("cust-20417")))
+    Body::Requested(Arc::new(the_request("cust-20417")))
 }
 
 fn folded(events: &[NotificationEvent]) -> Notification {

@@ -178,7 +178,7 @@ pub(crate) fn request() -> Action {
 }
 
 pub(crate) fn request_for(subscriber_id: &str) -> Action {
-    Action::Request(Box::new(the_request(subscriber_id)))
+    Action::Request(Arc::new(the_request(subscriber_id)))
 }
 
 /// As short as a request can be.
@@ -222,7 +222,7 @@ pub(crate) fn said(fact: Fact, message: MessageRef) -> Report {
 
 pub(crate) fn reported(report: Report) -> Action {
     Action::Report {
-        report: Box::new(report),
+        report: Arc::new(report),
         adoption: None,
     }
 }
@@ -230,7 +230,7 @@ pub(crate) fn reported(report: Report) -> Action {
 /// A report by a provider that may know more streams than the ledger.
 pub(crate) fn adopting(report: Report) -> Action {
     Action::Report {
-        report: Box::new(report),
+        report: Arc::new(report),
         adoption: Some(Adoption {
             event_id: event_id(0),
             adopted: the_adoption(),

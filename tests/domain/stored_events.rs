@@ -2,6 +2,8 @@
 //!
 //! The files are the promise, this table is what they mean. Files are added, never edited.
 
+use std::sync::Arc;
+
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
@@ -58,11 +60,11 @@ fn promised() -> Vec<(&'static str, Event)> {
     let mut promised = vec![
         (
             "notification.requested.v1",
-            sealed(Body::Requested(Box::new(full_request()))),
+            sealed(Body::Requested(Arc::new(full_request()))),
         ),
         (
             "notification.requested.v1.minimal",
-            open(Body::Requested(Box::new(the_request("cust-20417")))),
+            open(Body::Requested(Arc::new(the_request("cust-20417")))),
         ),
         (
             "notification.adopted.v1",
@@ -119,7 +121,7 @@ fn reports_in_full() -> [(&'static str, Event); 8] {
         reason: "preference".to_owned(),
     };
     let told = |delivery, message, fact| {
-        sealed(Body::Reported(Box::new(full_report(
+        sealed(Body::Reported(Arc::new(full_report(
             delivery, message, fact,
         ))))
     };
@@ -130,7 +132,7 @@ fn reports_in_full() -> [(&'static str, Event); 8] {
     [
         (
             "notification.sent.v1",
-            sealed(Body::Reported(Box::new(sent))),
+            sealed(Body::Reported(Arc::new(sent))),
         ),
         (
             "notification.delivered.v1",
@@ -492,7 +494,7 @@ fn open(body: Body) -> Event {
 }
 
 fn told_openly(fact: Fact) -> Event {
-    open(Body::Reported(Box::new(said(fact, MessageRef::default()))))
+    open(Body::Reported(Arc::new(said(fact, MessageRef::default()))))
 }
 
 fn changed(change: Change, is_sealed: bool) -> Event {

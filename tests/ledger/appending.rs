@@ -495,8 +495,8 @@ async fn the_ids_in_a_report_lead_to_its_stream(place: &Place) {
     let Action::Report { mut report, .. } = sent("sg-3") else {
         unreachable!()
     };
-    report.message.message_id = Some("66f0".to_owned());
-    report.context.transaction_id = Some("txn_1".to_owned());
+    Arc::make_mut(&mut report).message.message_id = Some("66f0".to_owned());
+    Arc::make_mut(&mut report).context.transaction_id = Some("txn_1".to_owned());
     client
         .tell(
             other,

@@ -170,7 +170,7 @@ pub(crate) fn request() -> Action {
 }
 
 pub(crate) fn request_for(subscriber_id: &str) -> Action {
-    Action::Request(Box::new(Requested {
+    Action::Request(Arc::new(Requested {
         workflow_id: WorkflowId::new("parcel-dispatched").unwrap(),
         workflow_version: None,
         subscriber_id: SubscriberId::new(subscriber_id).unwrap(),
@@ -199,7 +199,7 @@ pub(crate) fn sent(provider_message_id: &str) -> Action {
 
 pub(crate) fn said(fact: Fact, provider_message_id: &str, delivery_id: Option<&str>) -> Action {
     Action::Report {
-        report: Box::new(Report {
+        report: Arc::new(Report {
             fact,
             message: MessageRef {
                 provider_message_id: Some(provider_message_id.to_owned()),

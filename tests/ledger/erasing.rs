@@ -251,7 +251,7 @@ async fn a_key_in_use_is_not_asked_for_again(place: &Place) {
 pub(crate) fn reported(client: &Client, named: Option<&str>, message_id: &str) -> Action {
     let ids = &client.surroundings.ids;
     Action::Report {
-        report: Box::new(Report {
+        report: Arc::new(Report {
             fact: Fact::Sent,
             message: MessageRef {
                 message_id: Some(message_id.to_owned()),

@@ -1,5 +1,7 @@
 //! What counts as what, where and when, with numbers worked out by hand.
 
+use std::sync::Arc;
+
 use notification_ledger::domain::event::{
     BounceType, Context, Fact, MessageRef, Report, Requested,
 };
@@ -84,7 +86,7 @@ impl<'a> Desk<'a> {
             delivery_id: None,
         };
         let action = Action::Report {
-            report: Box::new(report),
+            report: Arc::new(report),
             adoption: None,
         };
         self.act(seconds, action).await;
@@ -173,7 +175,7 @@ async fn a_request_counts_under_each_channel_it_names(place: &Place) {
     let Action::Request(mut requested) = request() else {
         unreachable!("it is one")
     };
-    requested.channels = vec!["email".to_owned(), "push".to_owned()];
+    Arc::make_mut(&mut requested).channels = vec!["email".to_owned(), "push".to_owned()];
     desk.act(0, Action::Request(requested)).await;
     desk.act(60, queue()).await;
     desk.tell(60, Fact::Sent).await;
@@ -516,9 +518,9 @@ async fn the_longest_names_fit(place: &Place) {
         subscriber_id: longest(0x22000).parse().unwrap(),
         external_id: Some(longest(0x23000)),
         metadata: [(longest(0x24000), longest(0x25000))].into(),
-        ..*requested
+        ..Requested::clone(&requested)
     };
-    desk.act(0, Action::Request(Box::new(requested))).await;
+    desk.act(0, Action::Request(Arc::new(requested))).await;
     // One id in two places, so that the place is a part of the key.
     for channel in ["c".repeat(63), "d".repeat(63)] {
         let message = MessageRef {

@@ -1,6 +1,8 @@
 //! Whatever is reported, about whichever message, in whatever order, and however the steps fall:
 //! the tables are what follows from the whole streams.
 
+use std::sync::Arc;
+
 use std::collections::BTreeMap;
 
 use notification_ledger::domain::event::{
@@ -61,11 +63,11 @@ impl Turn {
 
 #[derive(Clone, Debug)]
 pub(crate) enum Deed {
-    Request(Box<Requested>),
+    Request(Arc<Requested>),
     Queue,
     Retract,
     Report {
-        report: Box<Report>,
+        report: Arc<Report>,
         adopts: bool,
     },
     Change {
@@ -118,7 +120,7 @@ fn any_request() -> impl Strategy<Value = Deed> {
             |(names, external_id, channels, class, metadata, is_urgent)| {
                 let (workflow_id, subscriber_id, workflow_version) = names;
                 let (error_code, audience, severity) = class;
-                Deed::Request(Box::new(Requested {
+                Deed::Request(Arc::new(Requested {
                     workflow_id,
                     workflow_version,
                     subscriber_id,
@@ -223,7 +225,7 @@ fn any_report() -> impl Strategy<Value = Deed> {
                 delivery_id,
             };
             Deed::Report {
-                report: Box::new(report),
+                report: Arc::new(report),
                 adopts,
             }
         })
