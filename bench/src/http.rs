@@ -16,15 +16,31 @@ pub struct Target {
     pub key: String,
 }
 
-/// A believable request of about 350 bytes, each for another subscriber.
+/// People who are written to, again and again.
+const SUBSCRIBERS: u64 = 10_000;
+
+/// A believable request of about 350 bytes.
 pub fn request_json(number: u64) -> String {
+    request_to(number, number % SUBSCRIBERS)
+}
+
+fn request_to(number: u64, subscriber: u64) -> String {
     format!(
-        r#"{{"workflow_id":"parcel-dispatched","external_id":"order-{number}","channels":["email"],"subscriber":{{"id":"cust-{number}","email":"lena{number}@customer.example","locale":"de"}},"payload":{{"order":{number},"tracking":"1Z999AA10123456784","items":3,"carrier":"northwind"}},"category":"transactional","metadata":{{"region":"eu-1","shard":"7"}}}}"#
+        r#"{{"workflow_id":"parcel-dispatched","external_id":"order-{number}","channels":["email"],"subscriber":{{"id":"cust-{subscriber}","email":"lena{subscriber}@customer.example","locale":"de"}},"payload":{{"order":{number},"tracking":"1Z999AA10123456784","items":3,"carrier":"northwind"}},"category":"transactional","metadata":{{"region":"eu-1","shard":"7"}}}}"#
     )
 }
 
 /// One command a request.
 pub fn singles(worker: u64) -> Requests {
+    one_by_one(worker, request_json)
+}
+
+/// The same, each to somebody nobody has written to before.
+pub fn to_strangers(worker: u64) -> Requests {
+    one_by_one(worker, |number| request_to(number, number))
+}
+
+fn one_by_one(worker: u64, body: fn(u64) -> String) -> Requests {
     let mut number = first(worker);
     Box::new(move || {
         number += 1;
@@ -32,7 +48,7 @@ pub fn singles(worker: u64) -> Requests {
             method: "POST",
             path: "/v1/notifications".into(),
             headers: String::new(),
-            body: request_json(number),
+            body: body(number),
             status: 201,
             weight: 1,
         }
@@ -107,7 +123,7 @@ pub fn lifecycles(worker: u64) -> Requests {
     })
 }
 
-/// Where a connection's numbers begin: elsewhere in every run, so that nobody meets a subscriber again.
+/// Where a connection's numbers begin: elsewhere in every run, so that no order comes twice.
 fn first(worker: u64) -> u64 {
     (Uuid::new_v4().as_u64_pair().0 >> 20) + worker * 10_000_000
 }

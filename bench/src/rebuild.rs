@@ -323,7 +323,7 @@ async fn lifecycle(ledger: &Ledger, surroundings: &Surroundings, number: i64) ->
     };
     let stream_id = StreamId(surroundings.ids.time_ordered());
     let actions = [
-        (Action::Request(Box::new(requested)), Some(payload)),
+        (Action::Request(Arc::new(requested)), Some(payload)),
         (
             Action::Queue {
                 queue: Some("default".to_owned()),

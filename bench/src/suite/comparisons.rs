@@ -17,6 +17,7 @@ use crate::references::stock::Stock;
 use crate::references::{group, raw, stock};
 
 const LEDGER: &str = "ledger";
+const STRANGERS: &str = "ledger, each to somebody new";
 const GROUP: &str = "axum, bare group commit";
 const STOCK: &str = "axum, postgres-es";
 
@@ -52,7 +53,16 @@ fn over<'a>(
 
 /// The same to the ledger.
 fn ledger(product: &Product, plan: Plan, requests: fn(u64) -> Requests) -> Contender<'_> {
-    contender(LEDGER, move || to_ledger(product, plan, requests))
+    ledger_as(LEDGER, product, plan, requests)
+}
+
+fn ledger_as<'a>(
+    name: &'a str,
+    product: &'a Product,
+    plan: Plan,
+    requests: fn(u64) -> Requests,
+) -> Contender<'a> {
+    contender(name, move || to_ledger(product, plan, requests))
 }
 
 /// The ledger may catch up afterwards, which counts as work but not as time.
@@ -84,6 +94,7 @@ impl Suite {
             over(STOCK, &stock, plan, http::singles),
             over(GROUP, &group, plan, http::singles),
             ledger(&product, plan, http::singles),
+            ledger_as(STRANGERS, &product, plan, http::to_strangers),
         ];
         self.in_turn(comparison, &contenders).await?;
         comparison.wants(Bar::at(Figure::PerSecond, LEDGER, GROUP, 0.6));
