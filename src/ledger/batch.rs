@@ -20,9 +20,6 @@ use super::storage::{
 use crate::domain::ids::{Sequence, SubscriberId};
 use crate::domain::time::Timestamp;
 
-/// Fewer than any partition has seen: whoever compares with it looks at the keys again.
-const ERASURES_UNKNOWN: i64 = -1;
-
 /// Something to append, decided on what was seen of one stream.
 #[derive(Clone, Debug)]
 pub struct AppendRequest {
@@ -50,8 +47,9 @@ pub enum AppendOutcome {
     Committed {
         tip: Tip,
         recorded_at: Timestamp,
-        /// How many erasures the partition had seen by then; fewer than none if that is unknown.
-        erasures: i64,
+        /// How many erasures the partition had seen by then. `None` if it was stored by an earlier
+        /// attempt whose answer got lost.
+        erasures: Option<i64>,
     },
     /// Somebody else appended first. Load the stream and decide again.
     Conflict,
@@ -212,9 +210,11 @@ fn learn(
         .zip(outcomes)
         .filter_map(|(request, outcome)| match outcome {
             // Of what was stored by an earlier attempt nobody knows what came after it.
-            AppendOutcome::Committed { tip, erasures, .. } if *erasures != ERASURES_UNKNOWN => {
-                Some((&request.stream, *tip))
-            }
+            AppendOutcome::Committed {
+                tip,
+                erasures: Some(_),
+                ..
+            } => Some((&request.stream, *tip)),
             _ => None,
         });
     known.learn(heads, tips);
@@ -412,7 +412,7 @@ impl<'a> Ledgerbook<'a> {
                 event_id: Some(last.event_id),
             },
             recorded_at: found.recorded_at,
-            erasures: ERASURES_UNKNOWN,
+            erasures: None,
         })
     }
 
@@ -491,7 +491,7 @@ impl<'a> Ledgerbook<'a> {
         AppendOutcome::Committed {
             tip,
             recorded_at,
-            erasures: erasures.copied().unwrap_or_default(),
+            erasures: Some(erasures.copied().unwrap_or_default()),
         }
     }
 }

@@ -170,6 +170,26 @@ enum Known {
     Erased,
 }
 
+/// What is known of a key, and since when.
+struct Remembered {
+    known: Known,
+    /// When the database said so.
+    read: Instant,
+    /// When that was last found to be still so.
+    confirmed: Instant,
+}
+
+impl Remembered {
+    fn now(known: Known) -> Self {
+        let now = Instant::now();
+        Self {
+            known,
+            read: now,
+            confirmed: now,
+        }
+    }
+}
+
 /// What a text was sealed under.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SealedUnder {
@@ -196,7 +216,7 @@ pub struct Keyring {
     stored: Coalescer<DataKeyPlace, Option<(StoredDataKey, i64)>>,
     /// Namespace of the subscribers' own streams: nobody outside can tell where they are.
     subscriber_streams: Uuid,
-    cache: Mutex<LruCache<DataKeyPlace, (Known, Instant)>>,
+    cache: Mutex<LruCache<DataKeyPlace, Remembered>>,
     /// How long an erasure elsewhere may go unnoticed.
     cache_ttl: Duration,
 }
@@ -207,6 +227,8 @@ impl fmt::Debug for Keyring {
     }
 }
 
+/// How many times their time keys in use are believed to be there before they are read again.
+const CONFIRMATIONS_MAX: u32 = 12;
 /// Most keys remembered. About 300 bytes each.
 const KEYS_REMEMBERED: std::num::NonZeroUsize = std::num::NonZeroUsize::new(20_000).unwrap();
 
@@ -323,16 +345,37 @@ impl Keyring {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         for key in keys {
             // It may hold another one by now, which is still to be stored.
-            if let Some((
-                Known::Key {
+            if let Some(Remembered {
+                known: Known::Key {
                     unstored, as_of, ..
                 },
-                _,
-            )) = cache.peek_mut(&key.place)
+                ..
+            }) = cache.peek_mut(&key.place)
                 && unstored.as_ref() == Some(key)
             {
                 *unstored = None;
                 *as_of = erasures;
+            }
+        }
+    }
+
+    /// An append has found that these keys were not destroyed, when their partition had seen so many
+    /// erasures. Now and then they are read again all the same: a ledger that is restored under a
+    /// running process has lost its last ones.
+    pub fn living(&self, keys: &[UsedDataKey], erasures: i64) {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        for key in keys {
+            if let Some(Remembered {
+                known: Known::Key { as_of, .. },
+                read,
+                confirmed,
+            }) = cache.peek_mut(&key.place)
+                && *as_of == key.as_of
+            {
+                *as_of = erasures;
+                if read.elapsed() < CONFIRMATIONS_MAX * self.cache_ttl {
+                    *confirmed = Instant::now();
+                }
             }
         }
     }
@@ -350,7 +393,7 @@ impl Keyring {
     pub fn destroyed(&self, keys: &[DataKeyPlace]) {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         for place in keys {
-            cache.put(place.clone(), (Known::Erased, Instant::now()));
+            cache.put(place.clone(), Remembered::now(Known::Erased));
         }
     }
 
@@ -423,16 +466,18 @@ impl Keyring {
         };
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         // It was destroyed while it was read.
-        if let Some((Known::Erased, _)) = cache.peek(place) {
+        if let Some(Known::Erased) = cache.peek(place).map(|remembered| &remembered.known) {
             return Ok(Some(Known::Erased));
         }
-        cache.put(place.clone(), (known.clone(), Instant::now()));
+        cache.put(place.clone(), Remembered::now(known.clone()));
         Ok(Some(known))
     }
 
     fn cached(&self, place: &DataKeyPlace) -> Option<Known> {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        let (known, since) = cache.get(place)?;
+        let Remembered {
+            known, confirmed, ..
+        } = cache.get(place)?;
         // One that is not stored yet can't have been erased.
         let unstored = matches!(
             known,
@@ -441,7 +486,7 @@ impl Keyring {
                 ..
             }
         );
-        if unstored || since.elapsed() < self.cache_ttl {
+        if unstored || confirmed.elapsed() < self.cache_ttl {
             return Some(known.clone());
         }
         // A key that turns out to be gone from the database must not pass for a new one.
@@ -472,8 +517,8 @@ impl Keyring {
             as_of: 0,
         };
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        let standing = cache.get_or_insert(place.clone(), || (new, Instant::now()));
-        match &standing.0 {
+        let standing = cache.get_or_insert(place.clone(), || Remembered::now(new));
+        match &standing.known {
             Known::Key {
                 key,
                 unstored,

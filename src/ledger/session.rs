@@ -258,7 +258,10 @@ impl<A: Cached> EventStore<A> for Session<A> {
                 erasures,
                 ..
             } => {
-                self.core.keyring.stored(&data_keys, erasures);
+                if let Some(erasures) = erasures {
+                    self.core.keyring.stored(&data_keys, erasures);
+                    self.core.keyring.living(&used_keys, erasures);
+                }
                 let envelopes = envelopes(self.stream(), tip, &events);
                 self.note(Outcome::Recorded {
                     aggregate,
