@@ -25,6 +25,7 @@ pub mod store;
 pub mod stream;
 pub mod table;
 pub mod timeline;
+mod zones;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -9,6 +9,10 @@
 //! has a bound. Beyond it there are no branches: rows are looked up by the values that few rows
 //! have, and sorted; or walked through in order, if there is no filter of that kind.
 //!
+//! A range of time says nothing about that order. Unless a filter leads to few rows anyway, the
+//! [`zones`](super::zones) that have rows of the range are looked for first: where these are few they
+//! are read by time, and from where they are many on, in order.
+//!
 //! A tenant lives in one partition, so its name says which, and the first position tells its rows
 //! apart. Nothing is said twice: a planner takes conditions for independent, and what it believes to
 //! be few rows it sorts.
@@ -22,6 +26,7 @@ use uuid::Uuid;
 
 use super::store::Store;
 use super::table::{Cell, Column, Table};
+use super::zones::{self, Range, ZONE, Zones};
 use crate::domain::time::Timestamp;
 use crate::ledger::record::{Position, TenantPlace};
 use crate::ledger::storage::StorageError;
@@ -204,35 +209,66 @@ pub(super) struct Newest<'a> {
     pub(super) to: Option<Timestamp>,
     /// Only rows whose first event is before this one.
     pub(super) before: Option<Position>,
+    /// None of them is older.
+    pub(super) since: Option<Position>,
     pub(super) limit: i64,
 }
 
-impl Newest<'_> {
-    pub(super) async fn read(self, store: &Store) -> Result<Vec<Vec<Cell<'static>>>, StorageError> {
-        let columns = self.columns;
-        self.statement().run(store, columns).await
-    }
-}
-
 impl<'a> Newest<'a> {
-    fn statement(mut self) -> Statement<'a> {
+    /// Reads them; of a range of time, in several statements. What arrives or moves between these may
+    /// be missing, as if it had come afterwards. Of what stays, nothing is.
+    pub(super) async fn read(
+        mut self,
+        store: &Store,
+    ) -> Result<Vec<Vec<Cell<'static>>>, StorageError> {
+        let columns = self.columns;
         self.filters.retain(|filter| !filter.values().is_empty());
+        let mut rows = Vec::new();
+        if let Some(range) = self.zoned_range() {
+            let zones = Zones::find(store, self.table, self.tenant, range, self.before).await?;
+            if !zones.sparse.is_empty() {
+                let in_zones = self.in_zones(range, &zones.sparse);
+                rows = in_zones.run(store, columns).await?;
+            }
+            let missing = self.limit - i64::try_from(rows.len()).unwrap_or(i64::MAX);
+            if zones.rest.is_none() || missing <= 0 {
+                return Ok(rows);
+            }
+            (self.before, self.limit) = (zones.rest, missing);
+            // Otherwise a filter that nothing in the range passes would lead past all that is older.
+            // Without one, the page is full before it gets there. SQLite, which plans without
+            // statistics, takes two ends of the order for better than the filter's own index.
+            let is_led = !self.filters.is_empty() && !store.has_one_writer();
+            if self.from.is_some() && is_led {
+                self.since = zones::begin(store, self.table, self.tenant, range).await?;
+            }
+        }
+        rows.extend(self.statement().run(store, columns).await?);
+        Ok(rows)
+    }
+
+    /// The range, unless a filter leads to so few rows that their times do not matter.
+    fn zoned_range(&self) -> Option<Range> {
+        let is_rare = |filter: &Filter<_>| matches!(filter, Filter::Rare(..));
+        let range = Range::of(self.from, self.to)?;
+        (!self.filters.iter().any(is_rare)).then_some(range)
+    }
+
+    /// What lies in some zones and in the range.
+    fn in_zones(&self, range: Range, zones: &[i64]) -> Statement<'a> {
+        let mut statement = Statement::default();
+        let rows = self.rows(Some(range.from), Some(range.to), &mut statement);
+        let zones = statement.arguments_of(zones.iter().copied());
+        rows.select_in_zones(&zones, &mut statement);
+        statement
+    }
+
+    fn statement(mut self) -> Statement<'a> {
         let way = self.way();
         let mut statement = Statement::default();
-        let rows = Rows {
-            table: self.table,
-            columns: self.columns,
-            tenant: statement.argument(self.tenant.tenant_id.as_str()),
-            filters: self
-                .filters
-                .iter()
-                .map(|filter| filter.of(&mut statement))
-                .collect(),
-            from: self.from.map(|from| statement.argument(from.as_micros())),
-            to: self.to.map(|to| statement.argument(to.as_micros())),
-            before: self.before.map(|before| statement.argument(before.0)),
-            limit: statement.argument(self.limit),
-        };
+        let (from, to) = (self.from, self.to);
+        let (from, to) = (from.map(Timestamp::as_micros), to.map(Timestamp::as_micros));
+        let rows = self.rows(from, to, &mut statement);
         let lead = rows.filters.first().map_or(&[][..], Filter::values);
         match way {
             Way::InOrder => rows.select(lead, &mut statement),
@@ -251,6 +287,25 @@ impl<'a> Newest<'a> {
             }
         }
         statement
+    }
+
+    /// What is said about rows, as arguments of a statement.
+    fn rows(&self, from: Option<i64>, to: Option<i64>, statement: &mut Statement<'a>) -> Rows {
+        Rows {
+            table: self.table,
+            columns: self.columns,
+            tenant: statement.argument(self.tenant.tenant_id.as_str()),
+            filters: self
+                .filters
+                .iter()
+                .map(|filter| filter.of(statement))
+                .collect(),
+            from: from.map(|from| statement.argument(from)),
+            to: to.map(|to| statement.argument(to)),
+            before: self.before.map(|before| statement.argument(before.0)),
+            since: self.since.map(|since| statement.argument(since.0)),
+            limit: statement.argument(self.limit),
+        }
     }
 
     /// Chooses how rows are read, and puts the filter that leads to them first.
@@ -303,6 +358,7 @@ struct Rows {
     from: Option<Argument>,
     to: Option<Argument>,
     before: Option<Argument>,
+    since: Option<Argument>,
     limit: Argument,
 }
 
@@ -330,7 +386,8 @@ impl Rows {
                 .push("m.tenant_id = ")
                 .name(self.tenant)
                 .among("m.entry", lead)
-                .compare("m.first_position", " < ", self.before);
+                .compare("m.first_position", " < ", self.before)
+                .compare("m.first_position", " >= ", self.since);
             // With nothing else to go by, each entry leads to its one row, newest first. An expression
             // keeps PostgreSQL from walking both indexes side by side instead, past all rows that
             // are newer than the last one with this entry.
@@ -382,6 +439,41 @@ impl Rows {
             .name(self.limit);
     }
 
+    /// The newest rows within some zones and times: found by these, and by nothing else.
+    fn select_in_zones(&self, zones: &[Argument], statement: &mut Statement<'_>) {
+        self.push_columns(statement);
+        statement
+            .push(self.table.name)
+            .push(" AS t WHERE t.tenant_id = ")
+            .name(self.tenant)
+            .among(ZONE, zones);
+        // Few rows are there, but PostgreSQL takes zones and times for independent. If it could see
+        // the times it would, of a long range, sooner look at all rows there are.
+        for (time, comparison) in [(self.from, " >= "), (self.to, " < ")] {
+            if let Some(time) = time {
+                statement
+                    .push(" AND t.occurred_at")
+                    .push(comparison)
+                    .push("(SELECT ")
+                    .name(time)
+                    .push(")");
+            }
+        }
+        for filter in &self.filters {
+            filter.push_aside(statement);
+        }
+        if let Some(before) = self.before {
+            statement
+                .push(" AND (t.first_position < ")
+                .name(before)
+                .push(") IS TRUE");
+        }
+        statement
+            // An index that has this order must not be taken for it.
+            .push(" ORDER BY t.first_position + 0 DESC LIMIT ")
+            .name(self.limit);
+    }
+
     /// All but the first filter, and what else there is.
     fn push_rest(&self, statement: &mut Statement<'_>) {
         // Without statistics SQLite takes any filter for as good as another, and would walk through
@@ -404,7 +496,9 @@ impl Rows {
                     .push(if is_led { ") IS TRUE" } else { "" });
             }
         }
-        statement.compare("t.first_position", " < ", self.before);
+        statement
+            .compare("t.first_position", " < ", self.before)
+            .compare("t.first_position", " >= ", self.since);
     }
 }
 
@@ -511,6 +605,7 @@ mod tests {
             from: Some(Timestamp::MIN),
             to: Some(Timestamp::MAX),
             before: Some(Position(9)),
+            since: None,
             limit: 51,
         };
         let way = newest().way();
@@ -616,8 +711,8 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn rows_are_found_by_the_value_that_few_have() {
+    /// What SQLite says it would do, line by line.
+    async fn plan(text: &str) -> Vec<String> {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("ledger.db");
         let patience = Duration::from_secs(20);
@@ -626,6 +721,13 @@ mod tests {
         let Database::Sqlite { pool, .. } = &database else {
             panic!("not the database that was opened");
         };
+        let plan = sqlx::query(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {text}")));
+        let plan = plan.fetch_all(pool).await.unwrap();
+        plan.iter().map(|step| step.get("detail")).collect()
+    }
+
+    #[tokio::test]
+    async fn rows_are_found_by_the_value_that_few_have() {
         for filters in [
             &[("subscriber_id", 1), ("provider_id", 1)][..],
             &[
@@ -643,9 +745,7 @@ mod tests {
             ],
         ] {
             let (_, text, _) = statement(filters);
-            let plan = sqlx::query(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {text}")));
-            let plan = plan.fetch_all(pool).await.unwrap();
-            let steps: Vec<String> = plan.iter().map(|step| step.get("detail")).collect();
+            let steps = plan(&text).await;
             let by = "SEARCH t USING INDEX notification_logs_by_subscriber";
             let searches = steps.iter().filter(|step| step.contains(" t "));
             let searches: Vec<_> = searches.collect();
@@ -654,6 +754,41 @@ mod tests {
                 searches.iter().all(|step| step.starts_with(by)),
                 "{filters:?}: {steps:?}"
             );
+        }
+    }
+
+    #[tokio::test]
+    async fn ranges_are_found_by_zone_and_time() {
+        let tenant = TenantPlace {
+            tenant_id: TenantId::new("acme").unwrap(),
+            partition: Partition(3),
+        };
+        for filters in [
+            &[][..],
+            &[("status", 1)],
+            &[("workflow_id", 2), ("channel", 1)],
+        ] {
+            let newest = Newest {
+                table: &NOTIFICATION_LOGS,
+                columns: &NOTIFICATION_LOGS.columns[2..],
+                tenant: &tenant,
+                filters: filters
+                    .iter()
+                    .map(|(name, count)| filter(name, *count))
+                    .collect(),
+                from: None,
+                to: Some(Timestamp::MAX),
+                before: Some(Position(9)),
+                since: None,
+                limit: 51,
+            };
+            let range = newest.zoned_range().unwrap();
+
+            let steps = plan(newest.in_zones(range, &[3, 2]).text()).await;
+
+            let by = "SEARCH t USING INDEX notification_logs_by_zone \
+                (tenant_id=? AND <expr>=? AND occurred_at>? AND occurred_at<?)";
+            assert_eq!(steps[0], by, "{filters:?}");
         }
     }
 }

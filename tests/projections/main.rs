@@ -48,6 +48,7 @@ mod killed;
 mod large;
 mod printed;
 mod process;
+mod ranges;
 mod rebuilt;
 mod rules;
 mod starting;

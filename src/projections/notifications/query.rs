@@ -76,6 +76,7 @@ pub async fn list(
         from: wanted.from,
         to: wanted.to,
         before,
+        since: None,
         limit,
     };
     let rows = newest.read(store).await?;
