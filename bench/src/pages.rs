@@ -2,13 +2,14 @@
 //!
 //! The ledger is filled through the API first, if it has too few. Each filter is asked for values
 //! that many rows have, that few have and that none has: an index that only fits one of these would
-//! show.
+//! show. So would, with ranges of time that end long before the newest rows, a walk past these.
 
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::Args;
 use hdrhistogram::Histogram;
+use notification_ledger::domain::time::Timestamp;
 
 use crate::http::{Connection, Target};
 
@@ -52,9 +53,13 @@ pub async fn run(arguments: Arguments) -> Result<()> {
             while connection.call("GET", &path, &header, "").await?.status == 503 {}
         }
     }
+    let span = Span {
+        oldest: first_time(&mut connection, "/v1/timeline?limit=1").await?,
+        newest: first_time(&mut connection, "/v1/timeline?limit=1&order=desc").await?,
+    };
     println!("| list | p50 ms | p99 ms | longest ms | rows |");
     println!("| --- | ---: | ---: | ---: | ---: |");
-    for path in paths(arguments.notifications) {
+    for path in paths(arguments.notifications, span) {
         let mut histogram = Histogram::<u64>::new(3)?;
         let mut rows = 0;
         for number in 0..arguments.requests {
@@ -102,8 +107,62 @@ fn count(body: &[u8]) -> usize {
     items
 }
 
+/// From when to when the ledger's events are.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    oldest: Timestamp,
+    newest: Timestamp,
+}
+
+impl Span {
+    /// When so many thousandths of it had passed.
+    fn at(self, thousandths: i64) -> Timestamp {
+        let micros = self.newest.as_micros() - self.oldest.as_micros();
+        Timestamp::from_micros_clamped(self.oldest.as_micros() + micros / 1000 * thousandths)
+    }
+}
+
+/// When the first entry of a page was.
+async fn first_time(connection: &mut Connection, path: &str) -> Result<Timestamp> {
+    let answer = connection.call("GET", path, "", "").await?;
+    let page: serde_json::Value = serde_json::from_slice(answer.ok(200)?)?;
+    let first = page.pointer("/data/0/occurred_at").cloned();
+    Ok(serde_json::from_value(first.context("an empty list")?)?)
+}
+
+/// Ranges of time, alone and with filters that many and few rows pass, for both lists.
+fn ranges(span: Span) -> Vec<String> {
+    // Nearly all rows are newer than most of these.
+    let (begin, end) = (span.at(5), span.at(10));
+    let moment = Timestamp::from_micros_clamped(end.as_micros() + 1_000);
+    let mut paths = Vec::new();
+    for list in ["notifications", "notification-logs"] {
+        for filter in [
+            "",
+            "status=delivered&",
+            "status=bounced&",
+            "workflow_id=welcome&",
+            "workflow_id=rare&",
+        ] {
+            paths.push(format!("/v1/{list}?{filter}to={end}"));
+            paths.push(format!("/v1/{list}?{filter}from={begin}&to={end}"));
+        }
+        // A gap, or next to one.
+        paths.push(format!("/v1/{list}?from={end}&to={moment}"));
+        paths.push(format!(
+            "/v1/{list}?status=delivered&from={end}&to={moment}"
+        ));
+        for filter in ["", "status=delivered&", "status=retracted&"] {
+            paths.push(format!("/v1/{list}?{filter}from={}", span.at(900)));
+        }
+        paths.push(format!("/v1/{list}?to={}", span.oldest));
+    }
+    paths.push(format!("/v1/notifications?metadata[region]=eu&to={end}"));
+    paths
+}
+
 /// What is asked; `{n}` and `{s}` are numbers of a notification and of a subscriber.
-fn paths(notifications: u64) -> Vec<String> {
+fn paths(notifications: u64, span: Span) -> Vec<String> {
     let rare = notifications / 2;
     let mut paths = vec![
         "/v1/notifications".to_owned(),
@@ -154,6 +213,7 @@ fn paths(notifications: u64) -> Vec<String> {
         "/v1/metrics?from=2026-01-01T00:00:00Z&interval=day&group_by=workflow_id,channel"
             .to_owned(),
     );
+    paths.extend(ranges(span));
     paths
 }
 
