@@ -11,6 +11,7 @@
 mod comparisons;
 mod databases;
 mod novu;
+mod overload;
 mod plot;
 mod process;
 mod product;
@@ -54,6 +55,8 @@ pub enum Name {
     /// On SQLite.
     #[value(name = "sqlite-64")]
     Sqlite64,
+    /// Three times its peak rate.
+    Overload,
     /// With few events on record and with many. Takes its time, so only if it is named.
     Size,
 }
@@ -135,6 +138,7 @@ pub async fn run(mut arguments: Arguments) -> Result<()> {
             Name::Webhooks => suite.webhooks(&mut comparison).await?,
             Name::Rebuild => suite.rebuild(&mut comparison).await?,
             Name::Sqlite64 => suite.sqlite(&mut comparison).await?,
+            Name::Overload => suite.overload(&mut comparison).await?,
             Name::Size => suite.size(&mut comparison).await?,
         }
         comparison.judge();

@@ -10,7 +10,7 @@ use super::plot;
 use crate::generator::Measured;
 
 /// The rows a combined table has, in this order.
-const ORDER: [&str; 10] = [
+const ORDER: [&str; 11] = [
     "single-64",
     "single-256",
     "p99-at-70-percent",
@@ -20,6 +20,7 @@ const ORDER: [&str; 10] = [
     "webhooks",
     "rebuild",
     "sqlite-64",
+    "overload",
     "size",
 ];
 
