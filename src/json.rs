@@ -113,6 +113,11 @@ impl Faults {
 ///
 /// [`Unreadable::Malformed`] for invalid UTF-8, too deep nesting, or anything but one JSON value.
 pub fn document(body: &[u8]) -> Result<&RawValue, Unreadable> {
+    let text = checked_text(body)?;
+    serde_json::from_str(text).map_err(|error| Unreadable::Malformed(malformed(&error)))
+}
+
+fn checked_text(body: &[u8]) -> Result<&str, Unreadable> {
     let text = std::str::from_utf8(body).map_err(|error| {
         Unreadable::Malformed(format!(
             "the body is not UTF-8 at byte {}",
@@ -124,7 +129,7 @@ pub fn document(body: &[u8]) -> Result<&RawValue, Unreadable> {
             "arrays and objects are nested deeper than {DEPTH_MAX}"
         )));
     }
-    serde_json::from_str(text).map_err(|error| Unreadable::Malformed(malformed(&error)))
+    Ok(text)
 }
 
 /// Whether arrays and objects are nested deeper than `depth_max`. No text exhausts the stack.
@@ -291,6 +296,23 @@ pub struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
+    /// Begins with a body, which must be an object. The same as [`Self::of`] a [`document`], but
+    /// for reading it once instead of twice.
+    ///
+    /// # Errors
+    ///
+    /// As [`document`].
+    pub fn of_body(body: &'a [u8], faults: &mut Faults) -> Result<Option<Self>, Unreadable> {
+        match serde_json::from_str::<Members<'_>>(checked_text(body)?) {
+            Ok(Members { kept, count }) if count <= MEMBERS_MAX => Ok(Some(Self {
+                pointer: String::new(),
+                members: kept,
+                known: Vec::with_capacity(16),
+            })),
+            Ok(_) | Err(_) => Ok(Self::of(document(body)?, "", faults)),
+        }
+    }
+
     /// Begins with the value at `pointer`, which must be an object.
     pub fn of(value: &'a RawValue, pointer: &str, faults: &mut Faults) -> Option<Self> {
         if !value.get().starts_with('{') {

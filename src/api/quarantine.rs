@@ -274,7 +274,7 @@ fn read_retry(body: &[u8]) -> Result<Option<Unmatched>, Problem> {
         return Ok(None);
     }
     let mut faults = Faults::default();
-    let said = Fields::of(json::document(body)?, "", &mut faults).map(|mut fields| {
+    let said = Fields::of_body(body, &mut faults)?.map(|mut fields| {
         let said = unmatched(&mut fields, &mut faults);
         fields.finish(&mut faults);
         said

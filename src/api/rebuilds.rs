@@ -15,7 +15,7 @@ use super::notifications::json_response;
 use super::request::{Caller, idempotency};
 use super::state::ApiState;
 use crate::domain::time::Timestamp;
-use crate::json::{self, Faults, Fields};
+use crate::json::{Faults, Fields};
 use crate::ledger::record::Partition;
 use crate::problem::Problem;
 use crate::projections::Projection;
@@ -147,7 +147,7 @@ fn nothing(body: &[u8]) -> Result<(), Problem> {
         return Ok(());
     }
     let mut faults = Faults::default();
-    let fields = Fields::of(json::document(body)?, "", &mut faults);
+    let fields = Fields::of_body(body, &mut faults)?;
     let read = fields.map(|fields| fields.finish(&mut faults));
     Ok(faults.or(read)?)
 }

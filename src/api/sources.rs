@@ -23,7 +23,7 @@ use super::request::{Caller, Id, idempotency};
 use super::state::ApiState;
 use crate::domain::ids::TenantId;
 use crate::domain::time::Timestamp;
-use crate::json::{self, Faults, Fields};
+use crate::json::{Faults, Fields};
 use crate::ledger::Idempotency;
 use crate::ledger::record::TenantPlace;
 use crate::ledger::registry::{
@@ -293,7 +293,7 @@ fn repeatable_id(tenant: &TenantPlace, claim: &Idempotency) -> SourceId {
 
 fn read_new(tenant_id: &TenantId, body: &[u8]) -> Result<NewSource, Problem> {
     let mut faults = Faults::default();
-    let new = Fields::of(json::document(body)?, "", &mut faults).and_then(|mut fields| {
+    let new = Fields::of_body(body, &mut faults)?.and_then(|mut fields| {
         let provider = fields.required("provider", &mut faults, |fields, name, faults| {
             fields.word(
                 name,
@@ -320,9 +320,9 @@ fn read_new(tenant_id: &TenantId, body: &[u8]) -> Result<NewSource, Problem> {
 
 fn read_change(body: &[u8]) -> Result<SourceChange, Problem> {
     // Nothing at all names nothing to change, like an empty object.
-    let document = json::document(if body.is_empty() { b"{}" } else { body })?;
+    let body = if body.is_empty() { b"{}" } else { body };
     let mut faults = Faults::default();
-    let change = Fields::of(document, "", &mut faults).map(|mut fields| {
+    let change = Fields::of_body(body, &mut faults)?.map(|mut fields| {
         let change = SourceChange {
             name: fields.name("name", &mut faults),
             secrets: secrets(&mut fields, "secrets", &mut faults),

@@ -23,7 +23,7 @@ use super::content::{JSON, media_type, read_body, require_plain};
 use super::request::{Caller, RequestId, idempotency, idempotency_key};
 use super::schema::{Command, Commands};
 use super::state::ApiState;
-use crate::json::{self, Faults, Fields};
+use crate::json::{Faults, Fields};
 use crate::ledger::registry::Scope;
 use crate::problem::Problem;
 use results::{ItemResult, Results, last_position};
@@ -122,7 +122,7 @@ async fn list(bulk: Bulk, headers: &HeaderMap, body: Body) -> Result<Response, P
 /// The items of `{"commands": [...]}`.
 fn commands_in(body: &[u8]) -> Result<Vec<&RawValue>, Problem> {
     let mut faults = Faults::default();
-    let commands = Fields::of(json::document(body)?, "", &mut faults).and_then(|mut fields| {
+    let commands = Fields::of_body(body, &mut faults)?.and_then(|mut fields| {
         let commands = fields.required("commands", &mut faults, |fields, name, faults| {
             fields.items(name, COMMANDS_MAX, faults)
         });
