@@ -19,7 +19,7 @@ use super::state::ApiState;
 use super::view::{self, NotificationView};
 use crate::domain::ids::{EventId, Sequence, StreamId};
 use crate::domain::notification::{Action, Notification, NotificationCommand};
-use crate::json::{self, Faults, Fields};
+use crate::json::{Faults, Fields};
 use crate::ledger::record::{LedgerPosition, Provenance, StreamKey, TenantPlace};
 use crate::ledger::registry::Scope;
 use crate::ledger::{Done, Idempotency, Order};
@@ -53,6 +53,7 @@ pub async fn request(
     body: Body,
 ) -> Result<Response, Problem> {
     let tenant = caller.tenant(&state, Scope::Write)?;
+    state.ledger.admit(tenant)?;
     let body = read_json(&headers, body, &state.limits).await?;
     let asked = Asked {
         command: CommandName::Request,
@@ -154,6 +155,7 @@ async fn act(
     body: Body,
 ) -> Result<Response, Problem> {
     let tenant = caller.tenant(state, Scope::Write)?;
+    state.ledger.admit(tenant)?;
     let body = read_json_if_any(headers, body, &state.limits).await?;
     let asked = Asked {
         command,
@@ -195,13 +197,13 @@ impl Asked<'_> {
 /// The checked body of a single call.
 fn read_wish(state: &ApiState, command: CommandName, body: &[u8]) -> Result<Wish, Problem> {
     // Calls without anything to say may leave the body out.
-    let document = if body.is_empty() && command != CommandName::Request {
-        json::document(b"{}")?
+    let body = if body.is_empty() && command != CommandName::Request {
+        b"{}"
     } else {
-        json::document(body)?
+        body
     };
     let mut faults = Faults::default();
-    let wish = Fields::of(document, "", &mut faults).and_then(|mut fields| {
+    let wish = Fields::of_body(body, &mut faults)?.and_then(|mut fields| {
         let wish = body::read(
             command,
             &mut fields,

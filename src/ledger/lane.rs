@@ -132,6 +132,13 @@ impl Lanes {
         answer.await.unwrap_or(Err(LedgerError::Stopped))
     }
 
+    /// Whether a request for this partition would be taken now. What is said no to early costs
+    /// little, which leaves more for what is taken.
+    pub(super) fn has_room(&self, partition: Partition) -> bool {
+        let queue = &self.queues[usize::from(self.lane_of(partition))];
+        queue.capacity() > 0 && self.room.available_permits() >= REQUEST_OVERHEAD_BYTES
+    }
+
     fn lane_of(&self, partition: Partition) -> u16 {
         partition.0.unsigned_abs() % u16::try_from(self.queues.len()).unwrap_or(1)
     }

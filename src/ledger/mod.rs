@@ -55,7 +55,7 @@ use crate::domain::sealing::Subject;
 use crate::domain::stored::DecodeError;
 use crate::domain::time::Timestamp;
 use crate::tasks::Tasks;
-use crate::telemetry::{Cache, Metrics};
+use crate::telemetry::{AppendOutcome, Cache, Metrics};
 
 pub use erasure::{Erased, Erasure};
 pub use error::{CommandError, FromSealing, LedgerError};
@@ -259,6 +259,22 @@ impl Ledger {
                 tasks: tasks.clone(),
             }),
         }
+    }
+
+    /// Says no to a command before anything is done for it, if there would be no room for its
+    /// events.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Overloaded`]
+    pub fn admit(&self, tenant: &TenantPlace) -> Result<(), LedgerError> {
+        if self.core.lanes.has_room(tenant.partition) {
+            return Ok(());
+        }
+        self.core
+            .metrics
+            .append_outcome(AppendOutcome::Overloaded, 1);
+        Err(LedgerError::Overloaded)
     }
 
     /// Carries out a command on one stream. `is_new` promises that the stream can't exist,

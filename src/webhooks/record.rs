@@ -118,6 +118,7 @@ pub enum Placed {
 ///
 /// A problem when the ledger can't do it now; the same may succeed later.
 pub async fn place(state: &ApiState, delivery: &Delivery, body: &[u8]) -> Result<Placed, Problem> {
+    state.ledger.admit(&delivery.tenant)?;
     match mapping::map(body) {
         Ok(Mapped::Message(fact)) => message(state, delivery, *fact).await,
         Ok(Mapped::Change(changed)) => change(state, delivery, *changed).await,
