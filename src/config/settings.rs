@@ -170,7 +170,7 @@ settings! {
         "Largest payload of one notification; never more than a body can carry."
 
     Tuning QUEUE_COMMANDS_MAX: "queue_commands_max" "queue-commands-max" "LEDGER_QUEUE_COMMANDS_MAX" "COUNT"
-        default Text("8192");
+        default Text("2048");
         "Commands that wait for a lane before callers are answered 503."
 
     Tuning QUEUE_BYTES_MAX: "queue_bytes_max" "queue-bytes-max" "LEDGER_QUEUE_BYTES_MAX" "SIZE"

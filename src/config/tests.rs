@@ -52,7 +52,7 @@ fn nothing_set_means_the_documented_defaults() {
     assert_eq!(config.body_bytes_max, 1024 * 1024);
     assert_eq!(config.bulk_body_bytes_max, 16 * 1024 * 1024);
     assert_eq!(config.payload_bytes_max, 512 * 1024);
-    assert_eq!(config.queue_commands_max, 8192);
+    assert_eq!(config.queue_commands_max, 2048);
     assert_eq!(config.queue_bytes_max, 64 * 1024 * 1024);
     assert_eq!(config.request_timeout, Duration::from_secs(30));
     assert_eq!(config.body_timeout, Duration::from_secs(10));
@@ -85,7 +85,7 @@ fn a_flag_beats_the_environment_which_beats_the_file_which_beats_the_default() {
     assert_eq!(config.lanes, 2);
     assert_eq!(config.listen.port(), 1);
     assert_eq!(config.telemetry.log_level, "warn");
-    assert_eq!(config.queue_commands_max, 8192);
+    assert_eq!(config.queue_commands_max, 2048);
 }
 
 #[test]

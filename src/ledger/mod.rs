@@ -97,7 +97,7 @@ impl Default for Options {
         Self {
             lanes: 1,
             queue: QueueLimits {
-                commands: 8192,
+                commands: 2048,
                 bytes: 64 * 1024 * 1024,
             },
             aggregate_cache_bytes: 16 * 1024 * 1024,

@@ -24,7 +24,7 @@ use crate::problem::Problem;
 
 /// Commands of one call that are under way at the same time. More would only lengthen the queue
 /// for everybody else.
-const AT_ONCE: usize = 512;
+const AT_ONCE: usize = 256;
 
 /// The first pause before an item is tried again; each is twice as long as the one before. In all
 /// it is about half a minute: long enough for a database to start again.
