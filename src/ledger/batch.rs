@@ -158,12 +158,15 @@ async fn append_ahead(
         .filter_map(|request| Some((&request.stream, known.tip(&request.stream)?)))
         .collect();
     let questions = questions_ahead(requests, &heads, &tips);
-    let found = if questions.is_empty() {
+    let mut found = if questions.is_empty() {
         Found::default()
     } else {
         // If the heads are the same afterwards, this was true all the while.
         writer.look_up(&questions).await?
     };
+    let made = requests.iter().flat_map(|request| &request.data_keys);
+    let stored = made.filter_map(|key| known.key(&key.place).cloned());
+    found.data_keys.extend(stored);
     let before = heads.clone();
     let (outcomes, plan) = choose(requests, heads, &found, tips, now);
     if plan.is_empty() {
@@ -201,7 +204,10 @@ fn learn(
     plan: Plan<'_>,
     erasures: &BTreeMap<Partition, i64>,
 ) {
-    let heads = plan.heads.into_iter().map(|head| LockedHead {
+    let Plan {
+        heads, data_keys, ..
+    } = plan;
+    let heads = heads.into_iter().map(|head| LockedHead {
         erasures: erasures.get(&head.partition).copied().unwrap_or_default(),
         head,
     });
@@ -217,7 +223,7 @@ fn learn(
             } => Some((&request.stream, *tip)),
             _ => None,
         });
-    known.learn(heads, tips);
+    known.learn(heads, tips, data_keys);
 }
 
 /// A batch the database did not take.

@@ -14,9 +14,12 @@ use std::time::{Duration, Instant};
 use lru::LruCache;
 
 use super::record::{LockedHead, Partition, StreamKey, Tip};
+use super::storage::{DataKeyPlace, StoredDataKey};
 
 /// Most streams whose ends are known. About 150 bytes each.
 const TIPS_KNOWN: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
+/// Most data keys that are known to be on record. About 300 bytes each.
+const KEYS_KNOWN: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 /// How long a connection is believed to be alive that was just used. A batch that is planned ahead
 /// is stored by a single statement, and if the connection breaks there, nobody knows whether it
 /// was; a transaction that has to begin first finds out in time.
@@ -30,6 +33,8 @@ const REST_MAX: u32 = 64;
 pub struct Known {
     heads: BTreeMap<Partition, LockedHead>,
     tips: LruCache<StreamKey, Tip>,
+    /// Keys that this lane has stored: requests that were sealed meanwhile bring them along again.
+    keys: LruCache<DataKeyPlace, StoredDataKey>,
     as_of: Instant,
     /// Batches that are still to go the long way.
     rest: u32,
@@ -42,6 +47,7 @@ impl Default for Known {
         Self {
             heads: BTreeMap::new(),
             tips: LruCache::new(TIPS_KNOWN),
+            keys: LruCache::new(KEYS_KNOWN),
             as_of: Instant::now(),
             rest: 0,
             rested: 0,
@@ -68,17 +74,26 @@ impl Known {
         self.tips.peek(stream).copied()
     }
 
+    /// A data key, if this lane has stored it.
+    pub(super) fn key(&self, place: &DataKeyPlace) -> Option<&StoredDataKey> {
+        self.keys.peek(place)
+    }
+
     /// A batch was stored: so its partitions and streams end now.
     pub(super) fn learn<'a>(
         &mut self,
         heads: impl IntoIterator<Item = LockedHead>,
         tips: impl IntoIterator<Item = (&'a StreamKey, Tip)>,
+        keys: impl IntoIterator<Item = &'a StoredDataKey>,
     ) {
         for locked in heads {
             self.heads.insert(locked.head.partition, locked);
         }
         for (stream, tip) in tips {
             self.tips.put(stream.clone(), tip);
+        }
+        for key in keys {
+            self.keys.put(key.place.clone(), key.clone());
         }
         self.as_of = Instant::now();
     }
@@ -99,5 +114,6 @@ impl Known {
     pub(super) fn forget(&mut self) {
         self.heads.clear();
         self.tips.clear();
+        self.keys.clear();
     }
 }

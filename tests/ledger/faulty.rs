@@ -38,6 +38,8 @@ struct Plans {
     /// How many events each commit carried.
     committed: Mutex<Vec<usize>>,
     keys_asked_for: AtomicUsize,
+    locks: AtomicUsize,
+    look_ups: AtomicUsize,
 }
 
 impl FaultyStorage {
@@ -55,6 +57,16 @@ impl FaultyStorage {
     /// How many data keys batches have asked for.
     pub(crate) fn keys_asked_for(&self) -> usize {
         self.plans.keys_asked_for.load(Ordering::SeqCst)
+    }
+
+    /// How often a batch has locked heads before it was planned.
+    pub(crate) fn locks(&self) -> usize {
+        self.plans.locks.load(Ordering::SeqCst)
+    }
+
+    /// How often batches have asked anything.
+    pub(crate) fn look_ups(&self) -> usize {
+        self.plans.look_ups.load(Ordering::SeqCst)
     }
 
     pub(crate) fn committed(&self) -> Vec<usize> {
@@ -89,6 +101,7 @@ impl BatchWriter for FaultyWriter {
         &mut self,
         partitions: &[Partition],
     ) -> Result<Vec<LockedHead>, StorageError> {
+        self.plans.locks.fetch_add(1, Ordering::SeqCst);
         self.inner.lock_heads(partitions).await
     }
 
@@ -101,6 +114,7 @@ impl BatchWriter for FaultyWriter {
     }
 
     async fn look_up(&mut self, questions: &Questions<'_>) -> Result<Found, StorageError> {
+        self.plans.look_ups.fetch_add(1, Ordering::SeqCst);
         let keys = &self.plans.keys_asked_for;
         keys.fetch_add(questions.data_keys.len(), Ordering::SeqCst);
         self.inner.look_up(questions).await

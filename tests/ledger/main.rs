@@ -11,6 +11,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod ahead;
 mod appending;
 mod client;
 mod crowds;
