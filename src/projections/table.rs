@@ -44,6 +44,8 @@ pub enum Writing {
 #[derive(Debug)]
 pub struct Table {
     pub name: &'static str,
+    /// What PostgreSQL calls one row as a value.
+    pub row_type: &'static str,
     pub columns: &'static [Column],
     /// How many of the first columns are the primary key. The first is the partition.
     pub key: usize,

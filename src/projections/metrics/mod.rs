@@ -18,6 +18,7 @@ use crate::domain::time::Timestamp;
 
 pub static METRICS: Table = Table {
     name: "metrics",
+    row_type: "metrics_row",
     key: 7,
     writing: Writing::Add,
     columns: columns![
@@ -44,6 +45,7 @@ pub static METRICS: Table = Table {
 
 pub static LATENCIES: Table = Table {
     name: "metric_latencies",
+    row_type: "metric_latencies_row",
     key: 9,
     writing: Writing::Add,
     columns: columns![

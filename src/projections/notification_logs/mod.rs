@@ -14,6 +14,7 @@ use crate::domain::state::Message;
 
 pub static NOTIFICATION_LOGS: Table = Table {
     name: "notification_logs",
+    row_type: "notification_logs_row",
     key: 4,
     writing: Writing::Replace,
     columns: columns![

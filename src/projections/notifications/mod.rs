@@ -13,6 +13,7 @@ use crate::domain::time::Timestamp;
 
 pub static NOTIFICATIONS: Table = Table {
     name: "notifications",
+    row_type: "notifications_row",
     key: 3,
     writing: Writing::Replace,
     columns: columns![
@@ -54,6 +55,7 @@ pub static NOTIFICATIONS: Table = Table {
 
 pub static METADATA: Table = Table {
     name: "notification_metadata",
+    row_type: "notification_metadata_row",
     key: 4,
     writing: Writing::Replace,
     columns: columns![

@@ -1,8 +1,12 @@
 //! Rows in PostgreSQL. Read beside `sqlite.rs`: the same functions in the same order.
 
-use sqlx::postgres::{PgArguments, PgConnection, PgRow};
+use sqlx::encode::{Encode, IsNull};
+use sqlx::error::BoxDynError;
+use sqlx::postgres::{
+    PgArgumentBuffer, PgArguments, PgBindIterExt, PgConnection, PgRow, PgTypeInfo,
+};
 use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, PgExecutor, Postgres, Row};
+use sqlx::{AssertSqlSafe, PgExecutor, Postgres, Row, Type};
 
 use super::{Place, is_empty_row, may_be_empty, on_conflict};
 use crate::ledger::storage::StorageError;
@@ -75,24 +79,34 @@ pub(super) async fn write(
     place: Place,
     rows: &Rows<'_>,
 ) -> Result<(), StorageError> {
+    insert(connection, place, rows, &on_conflict(place, rows.table)).await?;
+    if may_be_empty(rows) {
+        let empty = format!(" AND {}", is_empty_row(place, rows.table));
+        delete_where(connection, place, rows, &empty).await?;
+    }
+    Ok(())
+}
+
+async fn insert(
+    connection: &mut PgConnection,
+    place: Place,
+    rows: &Rows<'_>,
+    on_conflict: &str,
+) -> Result<(), StorageError> {
     if rows.is_empty() {
         return Ok(());
     }
     let table = rows.table;
     let sql = format!(
-        "INSERT INTO {} ({}) SELECT * FROM UNNEST({}) {}",
+        "INSERT INTO {} ({}) SELECT * FROM UNNEST($1::{}[]) {on_conflict}",
         place.table(table),
         Table::names(table.columns),
-        arrays(table.columns),
-        on_conflict(place, table),
+        table.row_type,
     );
-    bind(&sql, rows, table.columns)
-        .execute(&mut *connection)
+    sqlx::query(AssertSqlSafe(sql))
+        .bind(Records(rows))
+        .execute(connection)
         .await?;
-    if may_be_empty(rows) {
-        let empty = format!(" AND {}", is_empty_row(place, table));
-        delete_where(connection, place, rows, &empty).await?;
-    }
     Ok(())
 }
 
@@ -167,6 +181,17 @@ fn sql_type(kind: Kind) -> &'static str {
     }
 }
 
+/// The same types by number, which never changes: those of `pg_type.dat`.
+fn type_oid(kind: Kind) -> u32 {
+    match kind {
+        Kind::Small => 21,
+        Kind::Int | Kind::Time => 20,
+        Kind::Bool => 16,
+        Kind::Text | Kind::Json => 25,
+        Kind::Uuid => 2950,
+    }
+}
+
 /// The first columns of all rows, an array each.
 fn bind<'q>(sql: &str, rows: &'q Rows<'_>, columns: &[Column]) -> Query<'q, Postgres, PgArguments> {
     let mut query = sqlx::query(AssertSqlSafe(sql.to_owned()));
@@ -187,6 +212,57 @@ fn small(cell: &Cell<'_>) -> Option<i16> {
     cell.as_int().and_then(|value| i16::try_from(value).ok())
 }
 
+/// Rows as one array of their table's row type. The database takes it apart once, where an array
+/// for each column is taken apart and kept for itself.
+struct Records<'a>(&'a Rows<'a>);
+
+/// One of them.
+struct Record<'a>(&'a [Cell<'a>], &'static Table);
+
+impl Type<Postgres> for Records<'_> {
+    /// Which one it is depends on the table, see `produces`.
+    fn type_info() -> PgTypeInfo {
+        PgTypeInfo::with_name("record[]")
+    }
+}
+
+impl Encode<'_, Postgres> for Records<'_> {
+    fn produces(&self) -> Option<PgTypeInfo> {
+        Some(PgTypeInfo::array_of(self.0.table.row_type))
+    }
+
+    fn encode_by_ref(&self, bytes: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        let Self(rows) = self;
+        rows.iter()
+            .map(|row| Record(row, rows.table))
+            .bind_iter()
+            .encode(bytes)
+    }
+}
+
+impl Type<Postgres> for Record<'_> {
+    fn type_info() -> PgTypeInfo {
+        PgTypeInfo::with_name("record")
+    }
+}
+
+impl Encode<'_, Postgres> for Record<'_> {
+    fn produces(&self) -> Option<PgTypeInfo> {
+        Some(PgTypeInfo::with_name(self.1.row_type))
+    }
+
+    /// The number of fields, then each with its type and length, as `record_send` has it.
+    fn encode_by_ref(&self, bytes: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        let Self(row, table) = self;
+        bytes.extend_from_slice(&i32::try_from(row.len())?.to_be_bytes());
+        for (cell, column) in row.iter().zip(table.columns) {
+            bytes.extend_from_slice(&type_oid(column.kind).to_be_bytes());
+            field(cell, column.kind, bytes);
+        }
+        Ok(IsNull::No)
+    }
+}
+
 /// Adds rows to what [`copy`] sends.
 pub(super) fn pack(rows: &Rows<'_>, bytes: &mut Vec<u8>) {
     if bytes.is_empty() && !rows.is_empty() {
@@ -202,20 +278,25 @@ fn encode(row: &[Cell<'_>], columns: &[Column], bytes: &mut Vec<u8>) {
     let count = i16::try_from(row.len()).unwrap_or(i16::MAX);
     bytes.extend_from_slice(&count.to_be_bytes());
     for (cell, column) in row.iter().zip(columns) {
-        match (cell, column.kind) {
-            (Cell::Null, _) => bytes.extend_from_slice(&(-1_i32).to_be_bytes()),
-            (Cell::Int(_), Kind::Small) => {
-                field(bytes, &small(cell).unwrap_or_default().to_be_bytes());
-            }
-            (Cell::Int(value), _) => field(bytes, &value.to_be_bytes()),
-            (Cell::Bool(value), _) => field(bytes, &[u8::from(*value)]),
-            (Cell::Uuid(value), _) => field(bytes, value.as_bytes()),
-            (Cell::Text(value), _) => field(bytes, value.as_bytes()),
-        }
+        field(cell, column.kind, bytes);
     }
 }
 
-fn field(bytes: &mut Vec<u8>, value: &[u8]) {
+/// A value with its length.
+fn field(cell: &Cell<'_>, kind: Kind, bytes: &mut Vec<u8>) {
+    match (cell, kind) {
+        (Cell::Null, _) => bytes.extend_from_slice(&(-1_i32).to_be_bytes()),
+        (Cell::Int(_), Kind::Small) => {
+            sized(&small(cell).unwrap_or_default().to_be_bytes(), bytes);
+        }
+        (Cell::Int(value), _) => sized(&value.to_be_bytes(), bytes),
+        (Cell::Bool(value), _) => sized(&[u8::from(*value)], bytes),
+        (Cell::Uuid(value), _) => sized(value.as_bytes(), bytes),
+        (Cell::Text(value), _) => sized(value.as_bytes(), bytes),
+    }
+}
+
+fn sized(value: &[u8], bytes: &mut Vec<u8>) {
     let length = i32::try_from(value.len()).unwrap_or(i32::MAX);
     bytes.extend_from_slice(&length.to_be_bytes());
     bytes.extend_from_slice(value);

@@ -7,6 +7,7 @@ use super::table::{Rows, Table, Writing, columns};
 
 pub static TIMELINE: Table = Table {
     name: "timeline",
+    row_type: "timeline_row",
     key: 2,
     writing: Writing::Replace,
     columns: columns![
