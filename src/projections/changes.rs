@@ -7,7 +7,9 @@ use super::table::{Cell, Rows, Table, Writing};
 /// What must change in one table.
 #[derive(Clone, Debug)]
 pub struct Changes<'a> {
-    /// New or changed rows; for a table that adds up, what is to be added.
+    /// Rows that were not there; none for a table that adds up.
+    pub new: Rows<'a>,
+    /// Rows that were there and are others now; for a table that adds up, what is to be added.
     pub rows: Rows<'a>,
     /// Rows that are no more; only their keys count.
     pub gone: Rows<'a>,
@@ -36,19 +38,20 @@ impl Equivalent<Key> for Sought<'_> {
 impl<'a> Changes<'a> {
     pub fn new(table: &'static Table) -> Self {
         Self {
+            new: Rows::new(table),
             rows: Rows::new(table),
             gone: Rows::new(table),
         }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.rows.is_empty() && self.gone.is_empty()
+        self.new.is_empty() && self.rows.is_empty() && self.gone.is_empty()
     }
 
     /// One stream's rows, before and now. A row belongs to one stream alone.
     pub fn replace(&mut self, before: &Rows<'a>, now: Rows<'a>) {
         if before.is_empty() {
-            self.rows.append(now);
+            self.new.append(now);
             return;
         }
         let key = now.table.key;
@@ -58,9 +61,10 @@ impl<'a> Changes<'a> {
             while let Some(gone) = old.next_if(|old| old[..key] < row[..key]) {
                 self.gone.extend_from_row(gone);
             }
-            let same_key = old.next_if(|old| old[..key] == row[..key]);
-            if same_key != Some(row) {
-                self.rows.extend_from_row(row);
+            match old.next_if(|old| old[..key] == row[..key]) {
+                None => self.new.extend_from_row(row),
+                Some(old) if old != row => self.rows.extend_from_row(row),
+                Some(_) => {}
             }
         }
         for gone in old {
@@ -129,12 +133,14 @@ mod tests {
 
     static KEYED: Table = Table {
         name: "keyed",
+        row_type: "keyed_row",
         key: 1,
         writing: Writing::Replace,
         columns: columns![key: Int, value: Int],
     };
     static SUMMED: Table = Table {
         name: "summed",
+        row_type: "summed_row",
         key: 1,
         writing: Writing::Add,
         columns: columns![key: Int, value: Int],
@@ -164,7 +170,8 @@ mod tests {
             rows(&KEYED, &[(4, 4), (2, 9), (3, 3)]),
         );
 
-        assert_eq!(pairs(&changes.rows), [(2, 9), (4, 4)]);
+        assert_eq!(pairs(&changes.new), [(4, 4)]);
+        assert_eq!(pairs(&changes.rows), [(2, 9)]);
         assert_eq!(pairs(&changes.gone), [(1, 1), (5, 5)]);
     }
 

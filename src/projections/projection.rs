@@ -148,7 +148,7 @@ impl Projection {
                     }
                     None => match before {
                         Some(before) => changes[index].replace(before, now),
-                        None => changes[index].rows.append(now),
+                        None => changes[index].new.append(now),
                     },
                 }
             }

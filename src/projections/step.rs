@@ -191,7 +191,7 @@ impl Stepper {
         }
         if read.is_empty() {
             turn.release().await?;
-        } else if !self.apply(turn, read, &mut steps).await? {
+        } else if !self.apply(partition, turn, read, &mut steps).await? {
             return Ok(None);
         }
         Ok(Some(steps))
@@ -200,50 +200,53 @@ impl Stepper {
     /// Writes what follows from some batches. `false` if somebody else has done so meanwhile.
     async fn apply(
         &self,
+        partition: Partition,
         turn: Turn,
         read: Vec<(Batch, Vec<Checkpoint>)>,
         steps: &mut Vec<Step>,
     ) -> Result<bool, StorageError> {
         let pairs: Vec<_> = read.iter().map(|(batch, _)| batch.pairs()).collect();
-        let mut folded = Vec::new();
+        let mut groups = Vec::with_capacity(read.len());
         for ((batch, checkpoints), pairs) in read.iter().zip(&pairs) {
+            let mut group = Group {
+                events: batch.events,
+                members: Vec::with_capacity(checkpoints.len()),
+            };
             for at in checkpoints {
-                folded.push((batch, at, changes(at.projection, pairs).await));
+                match changes(at.projection, pairs).await {
+                    Ok(changes) => group.members.push(Member {
+                        at,
+                        to: batch.checkpoint(at),
+                        changes,
+                        refused: None,
+                    }),
+                    Err(unreadable) => steps.push(Step {
+                        projection: at.projection,
+                        outcome: Outcome::Stopped {
+                            at: at.clone(),
+                            why: unreadable.into(),
+                        },
+                    }),
+                }
             }
+            groups.push(group);
         }
-        let Some(mut transaction) = turn.write().await? else {
+        if groups.iter().all(|group| group.members.is_empty()) {
+            turn.release().await?;
+            return Ok(true);
+        }
+        let standing = turn.checkpoints.clone();
+        let Some(transaction) = turn.write().await? else {
             return Ok(false);
         };
-        for (batch, at, changes) in folded {
-            let to = Checkpoint {
-                position: batch.end,
-                hash: batch.end_hash.clone(),
-                epoch: at.head_epoch,
-                error: None,
-                ..at.clone()
+        if !write_together(transaction, &groups).await? {
+            // Somebody's rows are refused. Whose, shows when each projection is written apart.
+            let Some(transaction) = self.store.write_again(partition, &standing).await? else {
+                return Ok(false);
             };
-            let outcome = match changes {
-                Err(unreadable) => Outcome::Stopped {
-                    at: at.clone(),
-                    why: unreadable.into(),
-                },
-                Ok(changes) => match write(&mut transaction, &changes, &to).await? {
-                    None => Outcome::Moved {
-                        to,
-                        events: batch.events,
-                    },
-                    Some(refused) => Outcome::Stopped {
-                        at: at.clone(),
-                        why: Trouble::Refused(refused),
-                    },
-                },
-            };
-            steps.push(Step {
-                projection: at.projection,
-                outcome,
-            });
+            write_apart(transaction, &mut groups).await?;
         }
-        transaction.commit().await?;
+        steps.extend(groups.into_iter().flat_map(Group::into_steps));
         Ok(true)
     }
 
@@ -450,6 +453,17 @@ impl Loaded {
 pub type Pair<'a> = (Option<Stream<'a>>, Stream<'a>);
 
 impl Batch {
+    /// Where it brings a projection.
+    fn checkpoint(&self, at: &Checkpoint) -> Checkpoint {
+        Checkpoint {
+            position: self.end,
+            hash: self.end_hash.clone(),
+            epoch: at.head_epoch,
+            error: None,
+            ..at.clone()
+        }
+    }
+
     /// Each stream as it was before, if it was there, and as it is.
     pub fn pairs(&self) -> Vec<Pair<'_>> {
         let rule = PrecedenceRule::default();
@@ -489,25 +503,95 @@ pub async fn changes<'a>(
     projection.changes(pairs)
 }
 
-/// Writes changes and moves the checkpoint. `Some` if the database refuses the rows: then nothing
-/// was written.
-async fn write(
-    transaction: &mut Transaction,
-    changes: &[Changes<'_>],
-    to: &Checkpoint,
-) -> Result<Option<StorageError>, StorageError> {
-    transaction.savepoint().await?;
-    for changes in changes {
-        match transaction.write(Place::Live, changes).await {
-            Ok(()) => {}
-            Err(refused @ (StorageError::Rejected(_) | StorageError::Damaged { .. })) => {
-                transaction.end_savepoint(false).await?;
-                return Ok(Some(refused));
-            }
-            Err(error) => return Err(error),
-        }
+/// Projections that stand at the same place.
+struct Group<'a> {
+    /// Of the batch that brings them on.
+    events: usize,
+    members: Vec<Member<'a>>,
+}
+
+/// A projection, and what a step does to it.
+struct Member<'a> {
+    at: &'a Checkpoint,
+    to: Checkpoint,
+    changes: Vec<Changes<'a>>,
+    /// Why the database does not take it.
+    refused: Option<StorageError>,
+}
+
+impl Group<'_> {
+    fn into_steps(self) -> impl Iterator<Item = Step> {
+        let events = self.events;
+        self.members.into_iter().map(move |member| Step {
+            projection: member.at.projection,
+            outcome: match member.refused {
+                None => Outcome::Moved {
+                    to: member.to,
+                    events,
+                },
+                Some(refused) => Outcome::Stopped {
+                    at: member.at.clone(),
+                    why: Trouble::Refused(refused),
+                },
+            },
+        })
     }
-    transaction.move_checkpoint(to).await?;
-    transaction.end_savepoint(true).await?;
-    Ok(None)
+}
+
+/// Writes everything in as few statements as can be, taking the tables to have what they should.
+/// `false` if the database refuses some of it: then nothing was written.
+async fn write_together(
+    mut transaction: Transaction,
+    groups: &[Group<'_>],
+) -> Result<bool, StorageError> {
+    for group in groups {
+        let changes = group.members.iter().flat_map(|member| &member.changes);
+        for changes in changes {
+            if is_refusal(transaction.write_expected(Place::Live, changes).await)?.is_some() {
+                transaction.roll_back().await?;
+                return Ok(false);
+            }
+        }
+        let to: Vec<Checkpoint> = group
+            .members
+            .iter()
+            .map(|member| member.to.clone())
+            .collect();
+        transaction.move_checkpoints(&to).await?;
+    }
+    transaction.commit().await?;
+    Ok(true)
+}
+
+/// Writes each projection so that it can be undone alone, and over whatever is in its tables.
+/// Notes what is refused.
+async fn write_apart(
+    mut transaction: Transaction,
+    groups: &mut [Group<'_>],
+) -> Result<(), StorageError> {
+    for member in groups.iter_mut().flat_map(|group| &mut group.members) {
+        transaction.savepoint().await?;
+        for changes in &member.changes {
+            member.refused = is_refusal(transaction.write(Place::Live, changes).await)?;
+            if member.refused.is_some() {
+                break;
+            }
+        }
+        if member.refused.is_none() {
+            transaction.move_checkpoint(&member.to).await?;
+        }
+        transaction.end_savepoint(member.refused.is_none()).await?;
+    }
+    transaction.commit().await
+}
+
+/// Tells rows that the database does not take from a database that failed.
+fn is_refusal(written: Result<(), StorageError>) -> Result<Option<StorageError>, StorageError> {
+    match written {
+        Ok(()) => Ok(None),
+        Err(refused @ (StorageError::Rejected(_) | StorageError::Damaged { .. })) => {
+            Ok(Some(refused))
+        }
+        Err(error) => Err(error),
+    }
 }

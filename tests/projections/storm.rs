@@ -475,8 +475,18 @@ fn write(model: &mut Model, changes: &Changes<'_>) {
             "not there: {row:?}"
         );
     }
+    for row in changes.new.iter() {
+        let (key, values) = (owned(&row[..table.key]), owned(&row[table.key..]));
+        assert!(rows.insert(key, values).is_none(), "there already: {row:?}");
+    }
     let mut written = std::collections::BTreeSet::new();
     for row in changes.rows.iter() {
+        if table.writing == Writing::Replace {
+            assert!(
+                rows.contains_key(&owned(&row[..table.key])),
+                "not there yet: {row:?}"
+            );
+        }
         let (key, values) = (owned(&row[..table.key]), owned(&row[table.key..]));
         assert!(
             written.insert(key.clone()),

@@ -8,6 +8,7 @@ use notification_ledger::domain::ids::StreamId;
 use notification_ledger::ledger::database::Database;
 use notification_ledger::ledger::record::{Partition, Position};
 use notification_ledger::projections::Projection;
+use notification_ledger::projections::step::{Outcome, STEP_EVENTS_MAX, Step, Stepper, Wanted};
 use notification_ledger::projections::store::Progress;
 use sqlx::postgres::PgPoolOptions;
 use tracing_subscriber::fmt::MakeWriter;
@@ -27,6 +28,8 @@ on_each_database!("current_thread":
     a_tenant_that_can_not_be_stops_everybody,
     a_refused_row_stops_its_projection_alone,
     what_was_written_beside_a_refused_row_is_undone,
+    a_step_moves_all_but_who_is_refused,
+    a_row_that_should_be_new_is_written_over,
     a_checkpoint_of_another_history_stops_its_projection,
     a_head_behind_the_checkpoints_stops_them_all,
     a_new_epoch_of_the_same_history_is_adopted,
@@ -310,6 +313,82 @@ async fn what_was_written_beside_a_refused_row_is_undone(place: &Place) {
         reached(&process, projection, 0, Position(6)).await;
     }
     place.sql(&allow).await.unwrap();
+    assert_recovers(&process, place).await;
+    process.stop().await;
+}
+
+/// In the very step that is refused, not only in the ones after it.
+async fn a_step_moves_all_but_who_is_refused(place: &Place) {
+    let process = Process::idle(place);
+    let stepper = process.stepper();
+    stepper.store.add_checkpoints().await.unwrap();
+    let allow = refusing(place, "notification_logs", "message_key = 'sg-2'").await;
+    recorded(&process.client).await;
+
+    let mut moved = Vec::new();
+    for step in whole_step(&stepper).await {
+        match step.outcome {
+            Outcome::Moved { to, events } => {
+                assert_eq!((to.position, events), (Position(6), 6));
+                moved.push(step.projection);
+            }
+            Outcome::Stopped { at, why } => {
+                assert_eq!(step.projection, Projection::NotificationLogs);
+                assert_eq!(at.position, Position(0));
+                assert_eq!(why.reason(), "refused_rows");
+            }
+            outcome => panic!("{outcome:?}"),
+        }
+    }
+
+    let others = [
+        Projection::Notifications,
+        Projection::Timeline,
+        Projection::Metrics,
+    ];
+    moved.sort_unstable();
+    assert_eq!(moved, others);
+    place.sql(&allow).await.unwrap();
+    process.start().await;
+    assert_recovers(&process, place).await;
+    process.stop().await;
+}
+
+async fn whole_step(stepper: &Stepper) -> Vec<Step> {
+    let wanted = Projection::ALL.map(|projection| Wanted {
+        projection,
+        events_max: STEP_EVENTS_MAX,
+    });
+    let steps = stepper.step(Partition(0), &wanted).await.unwrap();
+    steps.unwrap()
+}
+
+/// As it is when somebody puts a checkpoint back to have events read again.
+async fn a_row_that_should_be_new_is_written_over(place: &Place) {
+    let process = Process::idle(place);
+    let stepper = process.stepper();
+    stepper.store.add_checkpoints().await.unwrap();
+    recorded(&process.client).await;
+    whole_step(&stepper).await;
+    let put_back = "
+        UPDATE projection_checkpoints
+        SET position = 2, hash = (SELECT hash FROM events WHERE partition = 0 AND position = 2)
+        WHERE partition = 0 AND projection = 'timeline'";
+    assert_eq!(place.sql(put_back).await.unwrap(), 1);
+    let damage = "UPDATE timeline SET event_type = 'another' WHERE partition = 0 AND position > 2";
+    assert_eq!(place.sql(damage).await.unwrap(), 4);
+
+    let steps = whole_step(&stepper).await;
+
+    let moved = steps
+        .iter()
+        .find(|step| matches!(&step.outcome, Outcome::Moved { events: 4, .. }));
+    assert_eq!(
+        moved.map(|step| step.projection),
+        Some(Projection::Timeline),
+        "{steps:?}"
+    );
+    process.start().await;
     assert_recovers(&process, place).await;
     process.stop().await;
 }

@@ -178,6 +178,12 @@ const MOVE: &str = "
     SET position = $3, hash = $4, epoch = $5, version = $6, error = NULL, failed_at = NULL
     WHERE partition = $1 AND projection = $2";
 
+// All that stand together, in one statement.
+const MOVE_TOGETHER: &str = "
+    UPDATE projection_checkpoints
+    SET position = $3, hash = $4, epoch = $5, error = NULL, failed_at = NULL
+    WHERE partition = $1 AND projection = ANY($2)";
+
 const FAIL: &str = "
     UPDATE projection_checkpoints
     SET error = $3, failed_at = $4
@@ -291,6 +297,27 @@ impl Store {
             },
         };
         Ok((!turn.checkpoints.is_empty()).then_some(turn))
+    }
+
+    /// Takes a turn anew whose transaction was given up, and begins to write. `None` if somebody
+    /// else is at it or has taken the step meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when the database failed.
+    pub async fn write_again(
+        &self,
+        partition: Partition,
+        standing: &[Checkpoint],
+    ) -> Result<Option<Transaction>, StorageError> {
+        match self.turn(partition).await? {
+            Some(turn) if stand_alike(&turn.checkpoints, standing) => turn.write().await,
+            Some(turn) => {
+                turn.release().await?;
+                Ok(None)
+            }
+            None => Ok(None),
+        }
     }
 
     /// Every checkpoint.
@@ -417,19 +444,20 @@ impl Turn {
         };
         let mut transaction = store.begin().await?;
         let standing = transaction.look_at_checkpoints(partition).await?;
-        let place = |checkpoint: &Checkpoint| {
-            (
-                checkpoint.projection,
-                checkpoint.position,
-                checkpoint.version,
-            )
-        };
-        let same = standing
-            .iter()
-            .map(place)
-            .eq(self.checkpoints.iter().map(place));
-        Ok(same.then_some(transaction))
+        Ok(stand_alike(&standing, &self.checkpoints).then_some(transaction))
     }
+}
+
+/// Nobody has moved them.
+fn stand_alike(some: &[Checkpoint], others: &[Checkpoint]) -> bool {
+    let place = |checkpoint: &Checkpoint| {
+        (
+            checkpoint.projection,
+            checkpoint.position,
+            checkpoint.version,
+        )
+    };
+    some.iter().map(place).eq(others.iter().map(place))
 }
 
 impl Transaction {
@@ -479,6 +507,34 @@ impl Transaction {
     /// [`StorageError`] when the database failed.
     pub async fn versions(&mut self) -> Result<Vec<Versions>, StorageError> {
         Ok(in_both!(self, connection => versions!(&mut **connection)))
+    }
+
+    /// Moves some projections' checkpoints in one partition to the same event, and clears what had
+    /// stopped them.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when the database failed.
+    pub async fn move_checkpoints(&mut self, to: &[Checkpoint]) -> Result<(), StorageError> {
+        match (self, to) {
+            (Self::Postgres(connection), [first, ..]) => {
+                let names: Vec<&str> = to.iter().map(|to| to.projection.name()).collect();
+                sqlx::query(MOVE_TOGETHER)
+                    .bind(first.partition.0)
+                    .bind(names)
+                    .bind(first.position.0)
+                    .bind(first.hash.as_slice())
+                    .bind(first.epoch)
+                    .execute(&mut **connection)
+                    .await?;
+            }
+            (transaction, to) => {
+                for to in to {
+                    transaction.move_checkpoint(to).await?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Moves a checkpoint to an event, and clears what had stopped it.

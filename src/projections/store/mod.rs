@@ -215,20 +215,49 @@ impl Transaction {
         in_both!(self, transaction => Ok(transaction.rollback().await?))
     }
 
-    /// Makes the changes of one table.
+    /// Makes the changes of one table, also where rows are there that should be new.
     ///
     /// # Errors
     ///
     /// [`StorageError`] when the database refuses or fails.
     pub async fn write(&mut self, place: Place, changes: &Changes<'_>) -> Result<(), StorageError> {
+        let Changes { new, rows, gone } = changes;
         match self {
             Self::Postgres(transaction) => {
-                postgres::delete(transaction, place, &changes.gone).await?;
-                postgres::write(transaction, place, &changes.rows).await
+                postgres::delete(transaction, place, gone).await?;
+                postgres::write(transaction, place, new).await?;
+                postgres::write(transaction, place, rows).await
             }
             Self::Sqlite(transaction) => {
-                sqlite::delete(transaction, place, &changes.gone).await?;
-                sqlite::write(transaction, place, &changes.rows).await
+                sqlite::delete(transaction, place, gone).await?;
+                sqlite::write(transaction, place, new).await?;
+                sqlite::write(transaction, place, rows).await
+            }
+        }
+    }
+
+    /// Makes the changes of one table that has what it should. Cheaper: for a new row nobody looks
+    /// whether it is there.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when the database fails, or refuses: also if such a row is there.
+    pub async fn write_expected(
+        &mut self,
+        place: Place,
+        changes: &Changes<'_>,
+    ) -> Result<(), StorageError> {
+        let Changes { new, rows, gone } = changes;
+        match self {
+            Self::Postgres(transaction) => {
+                postgres::delete(transaction, place, gone).await?;
+                postgres::insert_new(transaction, place, new).await?;
+                postgres::write(transaction, place, rows).await
+            }
+            Self::Sqlite(transaction) => {
+                sqlite::delete(transaction, place, gone).await?;
+                sqlite::insert_new(transaction, place, new).await?;
+                sqlite::write(transaction, place, rows).await
             }
         }
     }

@@ -87,6 +87,15 @@ pub(super) async fn write(
     Ok(())
 }
 
+/// Adds rows that are not there yet.
+pub(super) async fn insert_new(
+    connection: &mut PgConnection,
+    place: Place,
+    rows: &Rows<'_>,
+) -> Result<(), StorageError> {
+    insert(connection, place, rows, "").await
+}
+
 async fn insert(
     connection: &mut PgConnection,
     place: Place,
