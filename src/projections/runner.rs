@@ -27,6 +27,12 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// The shortest time from the beginning of one step to the next, unless it was a full one: what
 /// comes in meanwhile shares a transaction.
 const PACE: Duration = Duration::from_millis(10);
+/// For how many times as long as a step took there is no other, unless it was a full one: so the more
+/// there is to do for everybody, the larger steps become, and the less they cost for each event.
+const REST: u32 = 3;
+/// The longest such rest. It is most of what readers are behind under load; and steps that come ten
+/// times a second cost little more than rarer ones.
+const REST_MAX: Duration = Duration::from_millis(50);
 /// Steps at the same time in one process. More would take the connections from callers.
 const STEPS_AT_ONCE: usize = 2;
 /// The first pause after the database failed or a projection stopped; then twice as long each
@@ -103,18 +109,17 @@ impl Follower {
     async fn run(mut self, mut appended: watch::Receiver<Position>, turns: Arc<Semaphore>) {
         loop {
             appended.mark_unchanged();
-            let begun = Instant::now();
-            let next = {
+            let (begun, next) = {
                 let Ok(_turn) = turns.acquire().await else {
                     return;
                 };
-                self.step().await
+                (Instant::now(), self.step().await)
             };
             match (next, self.outage) {
                 (_, Some(pause)) => tokio::time::sleep(pause).await,
                 (Next::AtOnce, None) => tokio::task::yield_now().await,
                 (Next::Later(pause), None) => {
-                    tokio::time::sleep_until(begun + PACE).await;
+                    tokio::time::sleep_until(rested(begun, Instant::now())).await;
                     let woken = tokio::time::timeout(pause, appended.changed()).await;
                     if matches!(woken, Ok(Err(_))) {
                         return;
@@ -307,6 +312,27 @@ impl Follower {
     }
 }
 
+/// When a step may follow one that began and ended then.
+fn rested(begun: Instant, ended: Instant) -> Instant {
+    let rest = REST_MAX.min((ended - begun) * REST);
+    (begun + PACE).max(ended + rest)
+}
+
 fn next_pause(last: Option<Duration>, longest: Duration) -> Duration {
     last.map_or(PAUSE_MIN, |last| longest.min(last * 2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_followed_by_a_rest_that_grows_with_it() {
+        let begun = Instant::now();
+        let pause = |took| rested(begun, begun + Duration::from_millis(took)) - begun;
+
+        let paused = [0, 2, 4, 10, 20, 200].map(|took| pause(took).as_millis());
+
+        assert_eq!(paused, [10, 10, 16, 40, 70, 250]);
+    }
 }

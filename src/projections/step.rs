@@ -15,8 +15,9 @@ use crate::ledger::record::{
 };
 use crate::ledger::storage::{LOG_BYTES_MAX, Storage, StorageError};
 
-/// Most events in one step: enough to spread the cost of a transaction, few enough to stay quick.
-pub const STEP_EVENTS_MAX: i64 = 1000;
+/// Most events in one step: enough to spread the cost of a transaction, few enough to stay quick. More
+/// than come in between two steps, or nobody would rest who is abreast.
+pub const STEP_EVENTS_MAX: i64 = 2000;
 /// Most bytes of data that are read of what streams had before: at 1 KiB an event, several events
 /// for each stream of a step. One stream is read whole, however large it is.
 const STREAMS_BYTES_MAX: i64 = 16 * 1024 * 1024;
