@@ -4,7 +4,7 @@
 //! tables are the same because all three call it; only what becomes of the rows differs.
 
 use super::changes::{Changes, Sums};
-use super::stream::{Stream, Unreadable};
+use super::stream::{Pair, Stream, Unreadable};
 use super::table::{Rows, Table, Writing};
 use super::{metrics, notification_logs, notifications, timeline};
 
@@ -62,16 +62,20 @@ impl Projection {
         }
     }
 
-    /// Folds a stream, if this projection needs it folded, so that it is done once and in time.
+    /// Folds a stream as it was and as it is, if this projection needs it folded, so that it is done
+    /// once and in time.
     ///
     /// # Errors
     ///
     /// [`Unreadable`] when an event does not fit the code.
-    pub fn prepare(self, stream: &Stream<'_>) -> Result<(), Unreadable> {
+    pub fn prepare(self, (before, now): &Pair<'_>) -> Result<(), Unreadable> {
         match self {
             Self::Timeline => Ok(()),
             Self::Notifications | Self::NotificationLogs | Self::Metrics => {
-                stream.notification().map(drop)
+                if let Some(before) = before {
+                    now.go_on_from(before)?;
+                }
+                now.notification().map(drop)
             }
         }
     }
@@ -121,10 +125,7 @@ impl Projection {
     /// # Errors
     ///
     /// [`Unreadable`] when an event does not fit the code.
-    pub fn changes<'a>(
-        self,
-        streams: &'a [(Option<Stream<'a>>, Stream<'a>)],
-    ) -> Result<Vec<Changes<'a>>, Unreadable> {
+    pub fn changes<'a>(self, streams: &'a [Pair<'a>]) -> Result<Vec<Changes<'a>>, Unreadable> {
         let tables = self.tables();
         let mut changes: Vec<Changes<'a>> =
             tables.iter().map(|table| Changes::new(table)).collect();
@@ -132,25 +133,28 @@ impl Projection {
             .iter()
             .map(|table| (table.writing == Writing::Add).then(|| Sums::new(table)))
             .collect();
+        // Rows of streams that are new all go the same way, so they are made where they will stay.
+        let mut new: Vec<Rows<'a>> = tables.iter().map(|table| Rows::new(table)).collect();
         for (before, now) in streams {
-            let before = before
-                .as_ref()
-                .map(|before| self.rows(before))
-                .transpose()?;
-            for (index, now) in self.rows(now)?.into_iter().enumerate() {
-                let before = before.as_ref().map(|before| &before[index]);
+            let Some(before) = before else {
+                self.write(now, &mut new)?;
+                continue;
+            };
+            let rows = self.rows(before)?.into_iter().zip(self.rows(now)?);
+            for (index, (before, now)) in rows.enumerate() {
                 match &mut sums[index] {
                     Some(sums) => {
                         sums.add(&now, 1);
-                        if let Some(before) = before {
-                            sums.add(before, -1);
-                        }
+                        sums.add(&before, -1);
                     }
-                    None => match before {
-                        Some(before) => changes[index].replace(before, now),
-                        None => changes[index].new.append(now),
-                    },
+                    None => changes[index].replace(&before, now),
                 }
+            }
+        }
+        for (index, rows) in new.into_iter().enumerate() {
+            match &mut sums[index] {
+                Some(sums) => sums.add(&rows, 1),
+                None => changes[index].new.append(rows),
             }
         }
         for (changes, sums) in changes.iter_mut().zip(sums) {

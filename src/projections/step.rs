@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::changes::Changes;
 use super::projection::Projection;
 use super::store::{Checkpoint, Place, Store, Transaction, Turn};
-use super::stream::{Stream, Unreadable};
+use super::stream::{Pair, Stream, Unreadable};
 use crate::domain::ids::{StreamId, TenantId};
 use crate::domain::precedence::PrecedenceRule;
 use crate::ledger::record::{
@@ -450,9 +450,6 @@ impl Loaded {
     }
 }
 
-/// One stream before a batch, if it was there, and after it.
-pub type Pair<'a> = (Option<Stream<'a>>, Stream<'a>);
-
 impl Batch {
     /// Where it brings a projection.
     fn checkpoint(&self, at: &Checkpoint) -> Checkpoint {
@@ -493,11 +490,8 @@ pub async fn changes<'a>(
     pairs: &'a [Pair<'a>],
 ) -> Result<Vec<Changes<'a>>, Unreadable> {
     for pairs in pairs.chunks(STREAMS_AT_ONCE) {
-        for (before, now) in pairs {
-            if let Some(before) = before {
-                projection.prepare(before)?;
-            }
-            projection.prepare(now)?;
+        for pair in pairs {
+            projection.prepare(pair)?;
         }
         tokio::task::yield_now().await;
     }

@@ -29,6 +29,9 @@ pub struct Stream<'a> {
     folded: OnceLock<Option<Box<Folded>>>,
 }
 
+/// One stream as it was before some events, if it was there, and as it is after them.
+pub type Pair<'a> = (Option<Stream<'a>>, Stream<'a>);
+
 /// A notification's state.
 #[derive(Debug)]
 pub struct Folded {
@@ -71,18 +74,38 @@ impl<'a> Stream<'a> {
         if let Some(folded) = self.folded.get() {
             return Ok(folded.as_deref());
         }
-        let folded = self.fold()?;
+        let folded = self.fold(Notification::default(), self.events)?;
         Ok(self.folded.get_or_init(|| folded).as_deref())
     }
 
-    fn fold(&self) -> Result<Option<Box<Folded>>, Unreadable> {
+    /// The same, going on from what fewer of the same events came to.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreadable`] when an event does not fit the code.
+    pub fn go_on_from(&self, earlier: &Stream<'_>) -> Result<(), Unreadable> {
+        debug_assert!(self.events.starts_with(earlier.events));
+        if let Some(known) = earlier.notification()?
+            && self.folded.get().is_none()
+        {
+            let more = &self.events[earlier.events.len()..];
+            let folded = self.fold(known.notification.clone(), more)?;
+            self.folded.get_or_init(|| folded);
+        }
+        Ok(())
+    }
+
+    fn fold(
+        &self,
+        mut notification: Notification,
+        more: &[PlainEvent],
+    ) -> Result<Option<Box<Folded>>, Unreadable> {
         let first = self.events.first();
         let is_notification = first.is_some_and(|first| first.event_type.starts_with(KIND));
         if !is_notification {
             return Ok(None);
         }
-        let mut notification = Notification::default();
-        for event in self.events {
+        for event in more {
             let decoded = decode(event).map_err(|source| Unreadable {
                 position: event.position,
                 source,
