@@ -18,6 +18,7 @@ pub mod notifications;
 mod projection;
 mod query;
 pub mod rebuild;
+pub mod recent;
 pub mod replay;
 mod runner;
 pub mod step;

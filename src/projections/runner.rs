@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::Inner;
 use super::projection::Projection;
+use super::recent::Recent;
 use super::step::{Outcome, STEP_EVENTS_MAX, Step, Stepper, Trouble, Wanted};
 use super::store::Checkpoint;
 use crate::ledger::record::{Partition, Position};
@@ -69,6 +70,7 @@ enum Next {
 struct Follower {
     partition: Partition,
     stepper: Stepper,
+    recent: Recent,
     room: Arc<Inner>,
     modes: BTreeMap<Projection, Mode>,
     outage: Option<Duration>,
@@ -86,6 +88,7 @@ pub(super) fn start(room: &Arc<Inner>, tasks: &Tasks) {
         let follower = Follower {
             partition,
             stepper: room.stepper(),
+            recent: Recent::default(),
             room: Arc::clone(room),
             modes: Projection::ALL
                 .into_iter()
@@ -132,7 +135,10 @@ impl Follower {
     /// Takes a step.
     async fn step(&mut self) -> Next {
         let wanted: Vec<Wanted> = self.wanted();
-        match self.stepper.step(self.partition, &wanted).await {
+        let step = self
+            .stepper
+            .next_step(self.partition, &wanted, &mut self.recent);
+        match step.await {
             Ok(steps) => {
                 if self.outage.take().is_some() {
                     tracing::info!(

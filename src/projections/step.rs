@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use super::changes::Changes;
 use super::projection::Projection;
+use super::recent::{Known, Recent, StreamPlace};
 use super::store::{Checkpoint, Place, Store, Transaction, Turn};
-use super::stream::{Pair, Stream, Unreadable};
+use super::stream::{Folded, Pair, Stream, Unreadable};
 use crate::domain::ids::{StreamId, TenantId};
 use crate::domain::precedence::PrecedenceRule;
 use crate::ledger::record::{
@@ -110,6 +111,8 @@ struct Loaded {
     events: Vec<PlainEvent>,
     /// How many of them were there before.
     before: usize,
+    /// What those come to, if it is known.
+    folded: Option<Arc<Folded>>,
 }
 
 /// What a read of the log found.
@@ -131,6 +134,21 @@ impl Stepper {
         &self,
         partition: Partition,
         wanted: &[Wanted],
+    ) -> Result<Option<Vec<Step>>, StorageError> {
+        self.next_step(partition, wanted, &mut Recent::default())
+            .await
+    }
+
+    /// The same for whoever takes one step after the other in this partition.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when the database failed: nothing was done.
+    pub async fn next_step(
+        &self,
+        partition: Partition,
+        wanted: &[Wanted],
+        recent: &mut Recent,
     ) -> Result<Option<Vec<Step>>, StorageError> {
         let Some(turn) = self.store.turn(partition).await? else {
             return Ok(None);
@@ -160,9 +178,21 @@ impl Stepper {
                 .or_default()
                 .push(checkpoint.clone());
         }
+        // What is kept was read by all, so nobody stumbled over it; and none has to catch up on it.
+        let together = groups
+            .values()
+            .all(|group| group.len() == Projection::ALL.len());
         let mut read = Vec::new();
         for ((position, hash, events_max), checkpoints) in groups {
-            let found = match self.read(partition, position, &hash, events_max).await {
+            if together {
+                recent.begin(position, &hash);
+            } else {
+                recent.forget();
+            }
+            let found = match self
+                .read(partition, position, &hash, events_max, recent)
+                .await
+            {
                 Err(damaged @ StorageError::Damaged { .. }) => Read::Damaged(Arc::new(damaged)),
                 found => found?,
             };
@@ -192,7 +222,10 @@ impl Stepper {
         }
         if read.is_empty() {
             turn.release().await?;
-        } else if !self.apply(partition, turn, read, &mut steps).await? {
+        } else if !self
+            .apply(partition, turn, read, &mut steps, recent)
+            .await?
+        {
             return Ok(None);
         }
         Ok(Some(steps))
@@ -205,6 +238,7 @@ impl Stepper {
         turn: Turn,
         read: Vec<(Batch, Vec<Checkpoint>)>,
         steps: &mut Vec<Step>,
+        recent: &mut Recent,
     ) -> Result<bool, StorageError> {
         let pairs: Vec<_> = read.iter().map(|(batch, _)| batch.pairs()).collect();
         let mut groups = Vec::with_capacity(read.len());
@@ -248,6 +282,21 @@ impl Stepper {
             write_apart(transaction, &mut groups).await?;
         }
         steps.extend(groups.into_iter().flat_map(Group::into_steps));
+        let folded: Vec<_> = pairs
+            .iter()
+            .flatten()
+            .map(|(_, now)| now.folded())
+            .collect();
+        drop(pairs);
+        let all_moved = steps
+            .iter()
+            .all(|step| matches!(step.outcome, Outcome::Moved { .. }));
+        match <[_; 1]>::try_from(read) {
+            Ok([(batch, members)]) if all_moved && members.len() == Projection::ALL.len() => {
+                batch.remember(folded, recent);
+            }
+            _ => recent.forget(),
+        }
         Ok(true)
     }
 
@@ -257,6 +306,7 @@ impl Stepper {
         after: Position,
         hash: &[u8],
         events_max: i64,
+        recent: &mut Recent,
     ) -> Result<Read, StorageError> {
         // The last event that was read is read again: its hash says whether this is the same ledger.
         let from = Position((after.0 - 1).max(0));
@@ -281,7 +331,8 @@ impl Stepper {
         if log.is_empty() {
             return Ok(Read::Nothing);
         }
-        Ok(Read::Batch(self.load(partition, after, log).await?))
+        let batch = self.load_on(partition, after, log, recent).await?;
+        Ok(Read::Batch(batch))
     }
 
     /// The streams of some events that follow each other, each from its beginning. Where streams
@@ -295,16 +346,28 @@ impl Stepper {
         &self,
         partition: Partition,
         after: Position,
-        mut log: Vec<RecordedEvent>,
+        log: Vec<RecordedEvent>,
     ) -> Result<Batch, StorageError> {
-        let earlier = self.earlier(partition, after, &log).await?;
+        self.load_on(partition, after, log, &mut Recent::default())
+            .await
+    }
+
+    /// The same, reading only streams that are not known as of `after`.
+    async fn load_on(
+        &self,
+        partition: Partition,
+        after: Position,
+        mut log: Vec<RecordedEvent>,
+        recent: &mut Recent,
+    ) -> Result<Batch, StorageError> {
+        let earlier = self.earlier(partition, after, &log, recent).await?;
         if let Some(missing) = log.iter().position(|event| earlier.lacks(event)) {
             log.truncate(missing);
         }
         let events = log.len();
         let end = log.last().map_or(after, |last| last.position);
         let end_hash = log.last().map(|last| last.hash.clone()).unwrap_or_default();
-        let mut index: HashMap<(String, StreamId), usize> = HashMap::new();
+        let mut index: HashMap<StreamPlace, usize> = HashMap::new();
         let mut streams: Vec<Loaded> = Vec::new();
         let mut known = earlier.streams;
         for event in log {
@@ -312,11 +375,12 @@ impl Stepper {
             let place = *index
                 .entry((event.tenant_id.clone(), event.stream_id))
                 .or_insert_with_key(|key| {
-                    let events = known.remove(key).unwrap_or_default();
+                    let Known { events, folded } = known.remove(key).unwrap_or_default();
                     streams.push(Loaded {
                         tenant_id: event.tenant_id,
                         stream_id: event.stream_id,
                         before: events.len(),
+                        folded,
                         events,
                     });
                     streams.len() - 1
@@ -342,15 +406,17 @@ impl Stepper {
         partition: Partition,
         after: Position,
         log: &[RecordedEvent],
+        recent: &mut Recent,
     ) -> Result<Earlier, StorageError> {
+        let mut earlier = Earlier::default();
         let mut seen = HashSet::new();
         let begun_before: Vec<StreamKey> = log
             .iter()
             .filter(|event| seen.insert((event.tenant_id.as_str(), event.stream_id)))
             .filter(|event| event.sequence.0 > 1)
+            .filter(|event| !earlier.recall(event, recent))
             .map(|event| key(partition, event))
             .collect::<Result<_, _>>()?;
-        let mut earlier = Earlier::default();
         let Some(first) = begun_before.first() else {
             return Ok(earlier);
         };
@@ -380,12 +446,24 @@ impl Stepper {
 /// What streams had before some events.
 #[derive(Default)]
 struct Earlier {
-    streams: HashMap<(String, StreamId), Vec<PlainEvent>>,
+    streams: HashMap<StreamPlace, Known>,
     /// Those that had more than was read.
-    lacking: HashSet<(String, StreamId)>,
+    lacking: HashSet<StreamPlace>,
 }
 
 impl Earlier {
+    /// Whether what the event's stream had before need not be read.
+    fn recall(&mut self, event: &RecordedEvent, recent: &mut Recent) -> bool {
+        let place = (event.tenant_id.clone(), event.stream_id);
+        match recent.take(&place, event.sequence) {
+            Some(known) => {
+                self.streams.insert(place, known);
+                true
+            }
+            None => false,
+        }
+    }
+
     fn add(&mut self, events: Vec<RecordedEvent>, until: Position) {
         for event in events {
             if event.position <= until {
@@ -393,6 +471,7 @@ impl Earlier {
                 self.streams
                     .entry((event.tenant_id, event.stream_id))
                     .or_default()
+                    .events
                     .push(event.event);
             }
         }
@@ -404,7 +483,10 @@ impl Earlier {
             event.stream_id == stream.stream_id && event.tenant_id == stream.tenant_id.as_str()
         });
         let place = (stream.tenant_id.to_string(), stream.stream_id);
-        let read = self.streams.get(&place).map_or(0, Vec::len);
+        let read = self
+            .streams
+            .get(&place)
+            .map_or(0, |known| known.events.len());
         // Sequences begin at 1. A gap is found when the stream is read whole.
         next.is_some_and(|next| i64::try_from(read).is_ok_and(|read| read + 1 == next.sequence.0))
     }
@@ -462,6 +544,17 @@ impl Batch {
         }
     }
 
+    /// Keeps its streams for the next step, with what they came to.
+    fn remember(self, folded: Vec<Option<Arc<Folded>>>, recent: &mut Recent) {
+        let streams = self.streams.into_iter().zip(folded);
+        let streams = streams.map(|(loaded, folded)| {
+            let place = (loaded.tenant_id, loaded.stream_id);
+            let events = loaded.events;
+            (place, Known { events, folded })
+        });
+        recent.keep(self.end, self.end_hash, streams);
+    }
+
     /// Each stream as it was before, if it was there, and as it is.
     pub fn pairs(&self) -> Vec<Pair<'_>> {
         let rule = PrecedenceRule::default();
@@ -476,7 +569,10 @@ impl Batch {
                     } = loaded;
                     Stream::new(self.partition, tenant_id, *stream_id, events, rule)
                 };
-                let before = (loaded.before > 0).then(|| stream(&loaded.events[..loaded.before]));
+                let before = (loaded.before > 0).then(|| {
+                    let before = stream(&loaded.events[..loaded.before]);
+                    before.known(loaded.folded.clone())
+                });
                 (before, stream(&loaded.events))
             })
             .collect()

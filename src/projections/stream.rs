@@ -3,7 +3,7 @@
 //! Whatever is projected follows from these and nothing else, so it is the same live, rebuilt and
 //! replayed.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use crate::domain::event::NotificationEvent;
 use crate::domain::ids::{EventId, Sequence, StreamId};
@@ -26,7 +26,7 @@ pub struct Stream<'a> {
     /// At least one; sequences from 1 without gaps.
     pub events: &'a [PlainEvent],
     rule: PrecedenceRule,
-    folded: OnceLock<Option<Box<Folded>>>,
+    folded: OnceLock<Option<Arc<Folded>>>,
 }
 
 /// One stream as it was before some events, if it was there, and as it is after them.
@@ -65,6 +65,20 @@ impl<'a> Stream<'a> {
         }
     }
 
+    /// The same, known to come to this under the same rule.
+    #[must_use]
+    pub fn known(self, folded: Option<Arc<Folded>>) -> Self {
+        if let Some(folded) = folded {
+            self.folded.get_or_init(|| Some(folded));
+        }
+        self
+    }
+
+    /// What it comes to, if somebody has asked.
+    pub fn folded(&self) -> Option<Arc<Folded>> {
+        self.folded.get().cloned().flatten()
+    }
+
     /// The notification, folded once however many projections ask. `None` for other streams.
     ///
     /// # Errors
@@ -99,7 +113,7 @@ impl<'a> Stream<'a> {
         &self,
         mut notification: Notification,
         more: &[PlainEvent],
-    ) -> Result<Option<Box<Folded>>, Unreadable> {
+    ) -> Result<Option<Arc<Folded>>, Unreadable> {
         let first = self.events.first();
         let is_notification = first.is_some_and(|first| first.event_type.starts_with(KIND));
         if !is_notification {
@@ -113,7 +127,7 @@ impl<'a> Stream<'a> {
             cqrs_es::Aggregate::apply(&mut notification, decoded);
         }
         let summary = notification.summary(self.rule);
-        Ok(Some(Box::new(Folded {
+        Ok(Some(Arc::new(Folded {
             notification,
             summary,
         })))

@@ -50,6 +50,7 @@ mod printed;
 mod process;
 mod ranges;
 mod rebuilt;
+mod remembered;
 mod rules;
 mod starting;
 mod storm;
