@@ -520,12 +520,11 @@ impl<'a> Fields<'a> {
         }
         let mut texts = Vec::with_capacity(items.count);
         for (index, item) in items.kept.into_iter().enumerate() {
-            match serde_json::from_str(item.get()) {
-                Ok(text) => texts.push(text),
-                Err(_) => {
-                    let list = self.pointer(name);
-                    faults.add(format!("{list}/{index}"), "must be a text");
-                }
+            if let Ok(text) = serde_json::from_str(item.get()) {
+                texts.push(text);
+            } else {
+                let list = self.pointer(name);
+                faults.add(format!("{list}/{index}"), "must be a text");
             }
         }
         // With one left out, the others would stand at wrong places.

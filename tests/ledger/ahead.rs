@@ -104,9 +104,9 @@ async fn a_data_key_that_another_process_stored_is_used(place: &Place) {
     here.requested().await;
     let told = [
         confided_to(&here, "ann").await,
-        tconfided_to(&here, "ann").await,
+        confided_to(&there, "ann").await,
         confided_to(&here, "ann").await,
-        tconfided_to(&here, "bob").await,
+        confided_to(&there, "bob").await,
         confided_to(&here, "bob").await,
     ];
 
