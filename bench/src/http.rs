@@ -17,7 +17,7 @@ pub struct Target {
 }
 
 /// People who are written to, again and again.
-const SUBSCRIBERS: u64 = 10_000;
+pub const SUBSCRIBERS: u64 = 10_000;
 
 /// A believable request of about 350 bytes.
 pub fn request_json(number: u64) -> String {

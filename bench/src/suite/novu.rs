@@ -9,7 +9,7 @@ use ring::hmac;
 use uuid::Uuid;
 
 use crate::generator::{Request, Requests};
-use crate::http::{Connection, Target};
+use crate::http::{Connection, SUBSCRIBERS, Target};
 
 /// The key of 32 bytes that signs, in base64.
 const SECRET: &str = "c2FtcGxlLXNpZ25pbmcta2V5LTMyLWJ5dGVzLWxvbmc=";
@@ -62,7 +62,7 @@ pub fn webhooks(path: String) -> Requests {
     })
 }
 
-/// What tells one message from the others: 24 hexadecimal digits each.
+/// What tells one message from the others, 24 hexadecimal digits each, and whom it is for.
 struct Ids {
     message: String,
     run: String,
@@ -75,7 +75,7 @@ impl Ids {
         Self {
             message: id(),
             run: id(),
-            subscriber: format!("cust-{}", &id()[..12]),
+            subscriber: format!("cust-{}", Uuid::new_v4().as_u64_pair().0 % SUBSCRIBERS),
         }
     }
 
