@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::chain::{self, Link};
 use super::known::Known;
@@ -47,9 +48,9 @@ pub enum AppendOutcome {
     Committed {
         tip: Tip,
         recorded_at: Timestamp,
-        /// How many erasures the partition had seen by then. `None` if it was stored by an earlier
-        /// attempt whose answer got lost.
-        erasures: Option<i64>,
+        /// How many erasures the partition had seen by then, and when it was planned. `None` if it was
+        /// stored by an earlier attempt whose answer got lost.
+        erasures: Option<(i64, Instant)>,
     },
     /// Somebody else appended first. Load the stream and decide again.
     Conflict,
@@ -131,9 +132,11 @@ pub async fn append(
     known.forget();
     let heads = writer.lock_heads(&partitions).await?;
     let erasures = erasures(&heads);
-    let found = writer.look_up(&questions(requests, &heads)).await?;
+    let connected = known.connected();
+    let questions = questions(requests, &heads, connected);
+    let found = writer.look_up(&questions).await?;
     // Read under the lock, so that a partition's times run with its positions.
-    let (outcomes, plan) = choose(requests, heads, &found, HashMap::new(), now());
+    let (outcomes, plan) = choose(requests, heads, &found, HashMap::new(), (connected, now()));
     if plan.is_empty() {
         writer.roll_back().await?;
     } else {
@@ -157,7 +160,8 @@ async fn append_ahead(
         .iter()
         .filter_map(|request| Some((&request.stream, known.tip(&request.stream)?)))
         .collect();
-    let questions = questions_ahead(requests, &heads, &tips);
+    let connected = known.connected();
+    let questions = questions_ahead(requests, &heads, &tips, connected);
     let mut found = if questions.is_empty() {
         Found::default()
     } else {
@@ -168,7 +172,7 @@ async fn append_ahead(
     let stored = made.filter_map(|key| known.key(&key.place).cloned());
     found.data_keys.extend(stored);
     let before = heads.clone();
-    let (outcomes, plan) = choose(requests, heads, &found, tips, now);
+    let (outcomes, plan) = choose(requests, heads, &found, tips, (connected, now));
     if plan.is_empty() {
         // Nothing is stored, so nothing would show that the others are right and this is wrong.
         return Ok(None);
@@ -258,6 +262,7 @@ fn questions_ahead<'a>(
     requests: &'a [AppendRequest],
     heads: &[LockedHead],
     tips: &HashMap<&StreamKey, Tip>,
+    connected: Instant,
 ) -> Questions<'a> {
     let mut questions = Questions::default();
     let mut data_keys = HashSet::new();
@@ -267,7 +272,7 @@ fn questions_ahead<'a>(
             questions.sequences.push((&request.stream, seen));
             questions.sequences.push((&request.stream, seen.next()));
         }
-        let uncertain = uncertain_keys(request, heads);
+        let uncertain = uncertain_keys(request, heads, connected);
         let uncertain = uncertain.filter(|place| data_keys.insert(*place));
         questions.data_keys.extend(uncertain);
     }
@@ -275,7 +280,11 @@ fn questions_ahead<'a>(
 }
 
 /// What has to be asked once the heads are locked.
-fn questions<'a>(requests: &'a [AppendRequest], heads: &[LockedHead]) -> Questions<'a> {
+fn questions<'a>(
+    requests: &'a [AppendRequest],
+    heads: &[LockedHead],
+    connected: Instant,
+) -> Questions<'a> {
     let mut questions = Questions::default();
     let mut keys = HashSet::new();
     let mut data_keys = HashSet::new();
@@ -290,7 +299,7 @@ fn questions<'a>(requests: &'a [AppendRequest], heads: &[LockedHead]) -> Questio
             .idempotency
             .extend(used.filter(|place| keys.insert(*place)));
         let made = request.data_keys.iter().map(|key| &key.place);
-        let wanted = made.chain(uncertain_keys(request, heads));
+        let wanted = made.chain(uncertain_keys(request, heads, connected));
         questions
             .data_keys
             .extend(wanted.filter(|place| data_keys.insert(*place)));
@@ -298,17 +307,18 @@ fn questions<'a>(requests: &'a [AppendRequest], heads: &[LockedHead]) -> Questio
     questions
 }
 
-/// Keys that may have been destroyed since they were read.
+/// Keys that may have been destroyed since they were read, or were read of another database.
 fn uncertain_keys<'a>(
     request: &'a AppendRequest,
     heads: &[LockedHead],
+    connected: Instant,
 ) -> impl Iterator<Item = &'a DataKeyPlace> {
     let erasures = heads
         .iter()
         .find(|locked| locked.head.partition == request.stream.partition)
         .map(|locked| locked.erasures);
     let used = request.sealed_under.iter();
-    used.filter(move |used| Some(used.as_of) != erasures)
+    used.filter(move |used| Some(used.as_of) != erasures || used.since < connected)
         .map(|used| &used.place)
 }
 
@@ -321,6 +331,8 @@ struct Ledgerbook<'a> {
     stored: HashMap<(&'a StreamKey, Sequence), &'a FoundEvent>,
     taken: HashMap<&'a IdempotencyPlace, IdempotencyRecord>,
     data_keys: HashMap<&'a DataKeyPlace, Option<&'a str>>,
+    connected: Instant,
+    planned: Instant,
     now: Timestamp,
 }
 
@@ -329,7 +341,7 @@ pub(super) fn choose<'a>(
     heads: Vec<LockedHead>,
     found: &'a Found,
     tips: HashMap<&'a StreamKey, Tip>,
-    now: Timestamp,
+    (connected, now): (Instant, Timestamp),
 ) -> (Vec<AppendOutcome>, Plan<'a>) {
     let mut book = Ledgerbook {
         erasures: heads
@@ -356,6 +368,8 @@ pub(super) fn choose<'a>(
             .iter()
             .map(|key| (&key.place, key.wrapped_key.as_deref()))
             .collect(),
+        connected,
+        planned: Instant::now(),
         now,
     };
     let mut plan = Plan::default();
@@ -400,7 +414,7 @@ impl<'a> Ledgerbook<'a> {
 
     /// Nobody was erased since the key was known to be there; or it was not about this key.
     fn is_living(&self, partition: Partition, used: &UsedDataKey) -> bool {
-        self.erasures.get(&partition) == Some(&used.as_of)
+        (self.erasures.get(&partition) == Some(&used.as_of) && used.since >= self.connected)
             || self.data_keys.get(&used.place).is_some_and(Option::is_some)
     }
 
@@ -497,7 +511,7 @@ impl<'a> Ledgerbook<'a> {
         AppendOutcome::Committed {
             tip,
             recorded_at,
-            erasures: Some(erasures.copied().unwrap_or_default()),
+            erasures: Some((erasures.copied().unwrap_or_default(), self.planned)),
         }
     }
 }

@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tracing::Instrument;
@@ -180,7 +180,13 @@ async fn attempt(
         late_subscriber: None,
         references: Vec::new(),
     }];
-    let (outcomes, mut plan) = batch::choose(&requests, heads, &found, HashMap::new(), now);
+    let (outcomes, mut plan) = batch::choose(
+        &requests,
+        heads,
+        &found,
+        HashMap::new(),
+        (Instant::now(), now),
+    );
     let Some(AppendOutcome::Committed { tip, .. }) = outcomes.first() else {
         writer.roll_back().await?;
         return Ok(Outcome::Conflict);

@@ -36,6 +36,9 @@ pub struct Known {
     /// Keys that this lane has stored: requests that were sealed meanwhile bring them along again.
     keys: LruCache<DataKeyPlace, StoredDataKey>,
     as_of: Instant,
+    /// When the lane's connection was made. Who knows which database was there before: one that
+    /// took over may lack the last commits, and with them data keys.
+    connected: Instant,
     /// Batches that are still to go the long way.
     rest: u32,
     /// How many did so the last time.
@@ -49,6 +52,7 @@ impl Default for Known {
             tips: LruCache::new(TIPS_KNOWN),
             keys: LruCache::new(KEYS_KNOWN),
             as_of: Instant::now(),
+            connected: Instant::now(),
             rest: 0,
             rested: 0,
         }
@@ -108,6 +112,17 @@ impl Known {
         self.rested = (self.rested * 2).clamp(1, REST_MAX);
         self.rest = self.rested;
         self.forget();
+    }
+
+    /// The lane has another connection.
+    pub(super) fn reconnected(&mut self) {
+        self.forget();
+        self.connected = Instant::now();
+    }
+
+    /// What was seen of the database before may not be so any more.
+    pub(super) fn connected(&self) -> Instant {
+        self.connected
     }
 
     /// Nothing is certain any more.

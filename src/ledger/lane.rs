@@ -247,8 +247,9 @@ impl Lane {
         let mut connection = if let Some(connection) = self.connection.take() {
             connection
         } else {
-            self.known.forget();
-            self.connect().await.map_err(Failure::BeforeCommit)?
+            let connection = self.connect().await.map_err(Failure::BeforeCommit)?;
+            self.known.reconnected();
+            connection
         };
         let known = &mut self.known;
         let transaction = batch::append(connection.as_mut(), known, requests, || self.clock.now());

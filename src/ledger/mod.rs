@@ -40,7 +40,7 @@ pub mod verify;
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cqrs_es::{AggregateError, CqrsFramework};
 use futures_util::future::try_join_all;
@@ -595,6 +595,7 @@ impl Ledger {
                 SealedUnder::Stored(_) => return Ok(sealed),
                 SealedUnder::Made(key) => key,
             };
+            let begun = Instant::now();
             self.core.storage.add_data_key(&key).await?;
             let standing = self
                 .core
@@ -605,7 +606,7 @@ impl Ledger {
                 .iter()
                 .find(|(stored, _)| stored.wrapped_key == key.wrapped_key);
             if let Some((_, as_of)) = own {
-                self.core.keyring.stored(&[key], *as_of);
+                self.core.keyring.stored(&[key], *as_of, begun);
                 return Ok(sealed);
             }
             // Another process has stored another key first, or it was erased already.

@@ -39,6 +39,10 @@ const ANNOUNCEMENT_BYTES_MAX: usize = 7_000;
 /// Longest wait for the connection that listens.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// There is one way to whatever a lane asks for. Left to itself, PostgreSQL would look for it again
+/// each time it is asked for little, which takes longer than going it.
+const ONE_PLAN: (&str, &str) = ("plan_cache_mode", "force_generic_plan");
+
 /// The record in a PostgreSQL database.
 #[derive(Clone, Debug)]
 pub(super) struct PostgresStorage {
@@ -258,6 +262,9 @@ impl Storage for PostgresStorage {
             ("lock_timeout", "5s"),
             ("statement_timeout", "15s"),
             ("idle_in_transaction_session_timeout", "10s"),
+            // A statement that waited for others must see what they did.
+            ("default_transaction_isolation", "read committed"),
+            ONE_PLAN,
         ]);
         let mut connection = options.connect().await?;
         connection.execute(DURABLE).await?;

@@ -180,12 +180,11 @@ struct Remembered {
 }
 
 impl Remembered {
-    fn now(known: Known) -> Self {
-        let now = Instant::now();
+    fn of(known: Known, read: Instant) -> Self {
         Self {
             known,
-            read: now,
-            confirmed: now,
+            read,
+            confirmed: read,
         }
     }
 }
@@ -340,8 +339,9 @@ impl Keyring {
         Ok(!matches!(known, Some(Known::Key { .. })))
     }
 
-    /// An append has stored these keys, when their partition had seen so many erasures.
-    pub fn stored(&self, keys: &[StoredDataKey], erasures: i64) {
+    /// An append that was planned then has stored these keys, when their partition had seen so many
+    /// erasures.
+    pub fn stored(&self, keys: &[StoredDataKey], erasures: i64, then: Instant) {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         for key in keys {
             // It may hold another one by now, which is still to be stored.
@@ -349,20 +349,22 @@ impl Keyring {
                 known: Known::Key {
                     unstored, as_of, ..
                 },
+                confirmed,
                 ..
             }) = cache.peek_mut(&key.place)
                 && unstored.as_ref() == Some(key)
             {
                 *unstored = None;
                 *as_of = erasures;
+                *confirmed = then;
             }
         }
     }
 
-    /// An append has found that these keys were not destroyed, when their partition had seen so many
-    /// erasures. Now and then they are read again all the same: a ledger that is restored under a
-    /// running process has lost its last ones.
-    pub fn living(&self, keys: &[UsedDataKey], erasures: i64) {
+    /// An append that was planned then has found that these keys were not destroyed, when their
+    /// partition had seen so many erasures. Now and then they are read again all the same: a ledger
+    /// that is restored under a running process has lost its last ones.
+    pub fn living(&self, keys: &[UsedDataKey], erasures: i64, then: Instant) {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         for key in keys {
             if let Some(Remembered {
@@ -374,7 +376,7 @@ impl Keyring {
             {
                 *as_of = erasures;
                 if read.elapsed() < CONFIRMATIONS_MAX * self.cache_ttl {
-                    *confirmed = Instant::now();
+                    *confirmed = then.max(*confirmed);
                 }
             }
         }
@@ -393,7 +395,7 @@ impl Keyring {
     pub fn destroyed(&self, keys: &[DataKeyPlace]) {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         for place in keys {
-            cache.put(place.clone(), Remembered::now(Known::Erased));
+            cache.put(place.clone(), Remembered::of(Known::Erased, Instant::now()));
         }
     }
 
@@ -406,13 +408,20 @@ impl Keyring {
         for generation in 0..GENERATIONS_MAX {
             let place = place(stream, subject, generation);
             match self.known(&place).await? {
-                Some(Known::Erased) => {}
-                Some(Known::Key {
-                    key,
-                    unstored,
-                    as_of,
-                }) => {
-                    let used = UsedDataKey { place, as_of };
+                Some((Known::Erased, _)) => {}
+                Some((
+                    Known::Key {
+                        key,
+                        unstored,
+                        as_of,
+                    },
+                    since,
+                )) => {
+                    let used = UsedDataKey {
+                        place,
+                        as_of,
+                        since,
+                    };
                     let under = unstored.map_or(SealedUnder::Stored(used), SealedUnder::Made);
                     return Ok((key, under));
                 }
@@ -423,7 +432,7 @@ impl Keyring {
     }
 
     /// From the cache, else from the database.
-    async fn known(&self, place: &DataKeyPlace) -> Result<Option<Known>, LedgerError> {
+    async fn known(&self, place: &DataKeyPlace) -> Result<Option<(Known, Instant)>, LedgerError> {
         if let Some(known) = self.cached(place) {
             return Ok(Some(known));
         }
@@ -438,15 +447,19 @@ impl Keyring {
     async fn on_record(&self, place: &DataKeyPlace) -> Result<Option<Known>, LedgerError> {
         match self.cached(place) {
             None
-            | Some(Known::Key {
-                unstored: Some(_), ..
-            }) => self.load(place).await,
-            known => Ok(known),
+            | Some((
+                Known::Key {
+                    unstored: Some(_), ..
+                },
+                _,
+            )) => Ok(self.load(place).await?.map(|(known, _)| known)),
+            known => Ok(known.map(|(known, _)| known)),
         }
     }
 
     /// From the database, and into the cache.
-    async fn load(&self, place: &DataKeyPlace) -> Result<Option<Known>, LedgerError> {
+    async fn load(&self, place: &DataKeyPlace) -> Result<Option<(Known, Instant)>, LedgerError> {
+        let asked = Instant::now();
         let Some((stored, as_of)) = self.stored.get(place.clone()).await? else {
             return Ok(None);
         };
@@ -467,13 +480,13 @@ impl Keyring {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         // It was destroyed while it was read.
         if let Some(Known::Erased) = cache.peek(place).map(|remembered| &remembered.known) {
-            return Ok(Some(Known::Erased));
+            return Ok(Some((Known::Erased, asked)));
         }
-        cache.put(place.clone(), Remembered::now(known.clone()));
-        Ok(Some(known))
+        cache.put(place.clone(), Remembered::of(known.clone(), asked));
+        Ok(Some((known, asked)))
     }
 
-    fn cached(&self, place: &DataKeyPlace) -> Option<Known> {
+    fn cached(&self, place: &DataKeyPlace) -> Option<(Known, Instant)> {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         let Remembered {
             known, confirmed, ..
@@ -487,7 +500,7 @@ impl Keyring {
             }
         );
         if unstored || confirmed.elapsed() < self.cache_ttl {
-            return Some(known.clone());
+            return Some((known.clone(), *confirmed));
         }
         // A key that turns out to be gone from the database must not pass for a new one.
         cache.pop(place);
@@ -517,7 +530,7 @@ impl Keyring {
             as_of: 0,
         };
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        let standing = cache.get_or_insert(place.clone(), || Remembered::now(new));
+        let standing = cache.get_or_insert(place.clone(), || Remembered::of(new, Instant::now()));
         match &standing.known {
             Known::Key {
                 key,
@@ -527,6 +540,7 @@ impl Keyring {
                 let used = UsedDataKey {
                     place,
                     as_of: *as_of,
+                    since: standing.confirmed,
                 };
                 let made = unstored.clone().map(SealedUnder::Made);
                 Ok((Arc::clone(key), made.unwrap_or(SealedUnder::Stored(used))))

@@ -224,6 +224,11 @@ impl<A: Cached> EventStore<A> for Session<A> {
             subscriber_id,
         } = context;
         if events.is_empty() && self.order.idempotency.is_none() {
+            if self.is_remembered() {
+                // It was durable once. A database that took over meanwhile may have lost it: the
+                // next attempt is decided on the record.
+                return Err(AggregateError::AggregateConflict);
+            }
             // The aggregate was folded from committed events only, so what it says is durable.
             self.note(Outcome::Recorded {
                 aggregate,
@@ -258,9 +263,9 @@ impl<A: Cached> EventStore<A> for Session<A> {
                 erasures,
                 ..
             } => {
-                if let Some(erasures) = erasures {
-                    self.core.keyring.stored(&data_keys, erasures);
-                    self.core.keyring.living(&used_keys, erasures);
+                if let Some((erasures, planned)) = erasures {
+                    self.core.keyring.stored(&data_keys, erasures, planned);
+                    self.core.keyring.living(&used_keys, erasures, planned);
                 }
                 let envelopes = envelopes(self.stream(), tip, &events);
                 self.note(Outcome::Recorded {

@@ -7,6 +7,8 @@
 
 use std::fmt;
 
+use std::time::Instant;
+
 use async_trait::async_trait;
 
 use super::batch::{Plan, Questions};
@@ -350,6 +352,8 @@ pub struct DataKeyPlace {
 pub struct UsedDataKey {
     pub place: DataKeyPlace,
     pub as_of: i64,
+    /// When that was.
+    pub since: Instant,
 }
 
 /// A data key under the master key.

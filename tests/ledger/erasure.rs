@@ -2,6 +2,7 @@
 //!
 //! Changes the tables by hand, as an erasure does; `erasing.rs` erases.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use notification_ledger::domain::ids::EventId;
@@ -13,9 +14,10 @@ use sqlx::Row;
 
 use crate::client::{Client, checked_record, request_for, sent};
 use crate::erasing::{erase, reported, stubborn};
-use crate::faulty::POISON;
+use crate::faulty::{Commit, FaultyStorage, POISON};
 use crate::sealing::{SECRET, ann, confided, opened, with_poison};
 use crate::support::{Place, on_each_database};
+use crate::tampering::unprotected;
 
 on_each_database!("current_thread":
     what_is_erased_does_not_open_and_what_follows_does,
@@ -23,6 +25,8 @@ on_each_database!("current_thread":
     a_key_that_was_erased_before_it_was_stored_is_replaced,
     a_text_sealed_apart_after_an_erasure_opens,
     a_key_that_is_gone_from_a_restored_ledger_is_made_anew,
+    a_key_is_not_relied_on_after_the_connection_broke,
+    a_repeat_is_acknowledged_from_the_record,
     an_erased_key_cannot_be_brought_back,
     an_older_ledger_knows_who_is_named_where,
 );
@@ -108,6 +112,43 @@ async fn a_key_that_is_gone_from_a_restored_ledger_is_made_anew(place: &Place) {
         opened(&Client::of(place), after).await.as_deref(),
         Some(SECRET)
     );
+}
+
+/// As it is after a failover to a database that lacks the last commits.
+async fn a_key_is_not_relied_on_after_the_connection_broke(place: &Place) {
+    let storage = FaultyStorage::new(&place.storage);
+    let options = Options {
+        key_cache_ttl: Duration::from_hours(1),
+        ..Options::default()
+    };
+    let client = Client::on(place, place.process_on(Arc::new(storage.clone()), options));
+    confided(&client).await;
+    confided(&client).await;
+    place.sql("DELETE FROM data_keys").await.unwrap();
+
+    storage.fail_next(Commit::Lost);
+    let after = [confided(&client).await, confided(&client).await];
+
+    for stream in after {
+        let text = opened(&Client::of(place), stream).await;
+        assert_eq!(text.as_deref(), Some(SECRET));
+    }
+}
+
+async fn a_repeat_is_acknowledged_from_the_record(place: &Place) {
+    let client = Client::of(place);
+    let stream = client.requested().await;
+    client.tell(stream, sent("sg-1")).await.unwrap();
+    unprotected(place).await;
+    place
+        .sql("DELETE FROM events WHERE sequence = 2")
+        .await
+        .unwrap();
+
+    let again = client.tell(stream, sent("sg-1")).await.unwrap();
+
+    assert_eq!(again.appended, 1);
+    assert_eq!(client.events(stream).await.len(), 2);
 }
 
 async fn a_text_sealed_apart_after_an_erasure_opens(place: &Place) {

@@ -262,9 +262,9 @@ async fn only_the_key_that_was_stored_counts_as_stored(place: &Place) {
     let second = made().await.unwrap();
 
     // The append that carried the first one is only now heard of.
-    keyring.stored(&[first], 0);
+    keyring.stored(&[first], 0, Instant::now());
     assert_eq!(made().await.as_ref(), Some(&second));
-    keyring.stored(&[second], 0);
+    keyring.stored(&[second], 0, Instant::now());
     assert_eq!(made().await, None);
 }
 

@@ -109,7 +109,7 @@ async fn a_value_of_another_type_is_damage(place: &Place) {
 }
 
 /// Lets the test change history, and go back to how it was.
-async fn unprotected(place: &Place) {
+pub(crate) async fn unprotected(place: &Place) {
     let triggers = if place.is_postgres() {
         "DROP TRIGGER events_are_permanent ON events"
     } else {

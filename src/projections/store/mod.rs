@@ -84,6 +84,7 @@ impl Store {
             Database::Postgres { pool, options } => {
                 let options = options.as_ref().clone().options([
                     ("synchronous_commit", "off"),
+                    ("default_transaction_isolation", "read committed"),
                     // A process that hangs inside a step must not keep it from the others for ever.
                     ("idle_in_transaction_session_timeout", "30s"),
                 ]);
