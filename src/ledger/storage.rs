@@ -6,7 +6,6 @@
 //! same contract tests pass on all three.
 
 use std::fmt;
-
 use std::time::Instant;
 
 use async_trait::async_trait;

@@ -31,8 +31,7 @@ const PACE: Duration = Duration::from_millis(10);
 /// For how many times as long as a step took there is no other, unless it was a full one: so the more
 /// there is to do for everybody, the larger steps become, and the less they cost for each event.
 const REST: u32 = 3;
-/// The longest such rest. It is most of what readers are behind under load; and steps that come ten
-/// times a second cost little more than rarer ones.
+/// The longest such rest. It is most of what readers are behind under load.
 const REST_MAX: Duration = Duration::from_millis(50);
 /// Steps at the same time in one process. More would take the connections from callers.
 const STEPS_AT_ONCE: usize = 2;
