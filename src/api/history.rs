@@ -68,7 +68,7 @@ pub async fn show(
         aggregate,
         tip,
     } = load(&state, tenant, id, query, &headers).await?;
-    let view = view::notification(&state, &stream, &aggregate, tip).await?;
+    let view = view::notification(&state, &stream, &aggregate, tip, None).await?;
     shown(&view, stream.partition_position(tip))
 }
 

@@ -131,6 +131,6 @@ async fn show(
     let Some(loaded) = loaded else {
         return Ok(None);
     };
-    let view = view::notification(state, &stream, &loaded.aggregate, loaded.tip).await?;
+    let view = view::notification(state, &stream, &loaded.aggregate, loaded.tip, None).await?;
     Ok(Some(view.listed()))
 }

@@ -16,7 +16,7 @@ use super::schema::{
     Suppressed,
 };
 use super::state::ApiState;
-use super::view::{self, NotificationView};
+use super::view::{self, JustSealed, NotificationView};
 use crate::domain::ids::{EventId, Sequence, StreamId};
 use crate::domain::notification::{Action, Notification, NotificationCommand};
 use crate::json::{Faults, Fields};
@@ -189,8 +189,9 @@ impl Asked<'_> {
             idempotency: idempotency(headers, "POST", self.path, self.body)?,
             expected_version: if_match(headers)?,
         };
+        let private = wish.private.clone();
         let done = carry_out(state, &call, self.id, wish).await?;
-        answer(state, self.command, &done).await
+        answer(state, self.command, &done, private.as_deref()).await
     }
 }
 
@@ -261,13 +262,20 @@ pub async fn carry_out(
         .await?)
 }
 
-/// The answer to a command: the notification right after it.
+/// The answer to a command: the notification right after it. `private` is what the command had
+/// sealed.
 async fn answer(
     state: &ApiState,
     command: CommandName,
     done: &Done<Notification>,
+    private: Option<&str>,
 ) -> Result<Response, Problem> {
-    let mut view = view::notification(state, &done.stream, &done.aggregate, done.tip).await?;
+    let just_sealed = done
+        .just_appended()
+        .zip(private)
+        .map(|(event_id, text)| JustSealed { event_id, text });
+    let mut view =
+        view::notification(state, &done.stream, &done.aggregate, done.tip, just_sealed).await?;
     view.deduplicated = done.appended == 0 && command.is_fact();
     let mut response = shown(&view, done.stream.partition_position(done.tip))?;
     if command == CommandName::Request {

@@ -160,6 +160,14 @@ pub struct Done<A> {
     pub replayed: bool,
 }
 
+impl<A> Done<A> {
+    /// The last event that this very call appended: its command's own. `None` if it appended none.
+    pub fn just_appended(&self) -> Option<EventId> {
+        let has_appended = self.appended > 0 && !self.replayed;
+        self.tip.event_id.filter(|_| has_appended)
+    }
+}
+
 /// An aggregate as it was at some point.
 #[derive(Clone, Debug)]
 pub struct Loaded<A> {

@@ -12,7 +12,7 @@ pub use notification::{
     NotificationView, Recipient, SubscriberView, TimesView, notification,
 };
 
-pub use sealed::{Opened, opened};
+pub use sealed::{JustSealed, Opened, opened};
 pub use summary::{About, Known, about};
 
 /// Lower-case hexadecimal.

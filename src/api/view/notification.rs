@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::sealed::{Opened, open};
+use super::sealed::{JustSealed, Opened, open, parse};
 use crate::api::schema;
 use crate::api::state::ApiState;
 use crate::domain::anomaly::Anomaly;
@@ -216,6 +216,7 @@ pub struct AnomalyView {
 struct Opener<'a> {
     state: &'a ApiState,
     stream: &'a StreamKey,
+    just_sealed: Option<JustSealed<'a>>,
     erased: bool,
 }
 
@@ -228,6 +229,9 @@ impl Opener<'_> {
         let Some(sealed) = sealed else {
             return Ok(Opened::default());
         };
+        if let Some(just_sealed) = self.just_sealed.filter(|just| just.event_id == event_id) {
+            return parse(just_sealed.text);
+        }
         let opened = open(self.state, self.stream, event_id, sealed).await?;
         self.erased |= opened.is_none();
         Ok(opened.unwrap_or_default())
@@ -253,16 +257,19 @@ impl Opener<'_> {
     }
 }
 
-/// Shows a notification as folded up to `tip`.
+/// Shows a notification as folded up to `tip`. What was just sealed is not opened again: it is shown
+/// as it was when its event became durable.
 pub async fn notification(
     state: &ApiState,
     stream: &StreamKey,
     notification: &Notification,
     tip: Tip,
+    just_sealed: Option<JustSealed<'_>>,
 ) -> Result<NotificationView, Problem> {
     let mut seals = Opener {
         state,
         stream,
+        just_sealed,
         erased: false,
     };
     let rule = PrecedenceRule::default();

@@ -20,6 +20,13 @@ pub struct Opened {
     pub raw: Option<Box<RawValue>>,
 }
 
+/// What a call has just had sealed beside an event that is on record now, as it was before.
+#[derive(Clone, Copy, Debug)]
+pub struct JustSealed<'a> {
+    pub event_id: EventId,
+    pub text: &'a str,
+}
+
 /// Of a stored payload, only that.
 #[derive(Deserialize)]
 struct SealedPart {
@@ -36,8 +43,12 @@ pub(super) async fn open(
     let Some(text) = state.ledger.open(stream, event_id, sealed).await? else {
         return Ok(None);
     };
-    let opened = serde_json::from_str(&text).map_err(|error| internal(&error))?;
-    Ok(Some(opened))
+    parse(&text).map(Some)
+}
+
+/// Takes apart what was sealed.
+pub(super) fn parse(text: &str) -> Result<Opened, Problem> {
+    serde_json::from_str(text).map_err(|error| internal(&error))
 }
 
 /// As [`open`], of an event as it stands in the record. Without a sealed part there is nothing to
