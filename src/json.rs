@@ -9,9 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use serde::de::{
-    self, DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor,
-};
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -204,7 +202,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
                     kept: Vec::with_capacity(16),
                     count: 0,
                 };
-                while let Some(Name(name)) = map.next_key()? {
+                while let Some(Text(name)) = map.next_key()? {
                     let value = map.next_value()?;
                     members.count += 1;
                     if members.count <= MEMBERS_MAX {
@@ -259,41 +257,80 @@ impl<'de> Visitor<'de> for FirstItems {
     }
 }
 
-/// A member's name, borrowed unless it has escapes.
-struct Name<'a>(Cow<'a, str>);
+/// A text, borrowed unless it has escapes.
+struct Text<'a>(Cow<'a, str>);
 
-impl<'de: 'a, 'a> Deserialize<'de> for Name<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
+        struct Borrow;
 
-        impl<'de> Visitor<'de> for Text {
-            type Value = Name<'de>;
+        impl<'de> Visitor<'de> for Borrow {
+            type Value = Text<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a text")
             }
 
             fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(Name(Cow::Borrowed(text)))
+                Ok(Text(Cow::Borrowed(text)))
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Name(Cow::Owned(text.to_owned())))
+                Ok(Text(Cow::Owned(text.to_owned())))
             }
         }
 
-        deserializer.deserialize_str(Text)
+        deserializer.deserialize_str(Borrow)
     }
 }
 
 /// An object being taken apart.
 #[derive(Debug)]
 pub struct Fields<'a> {
-    pointer: String,
+    place: Place,
     members: Vec<(Cow<'a, str>, &'a RawValue)>,
     /// Every name that was asked for: what else is there is unknown.
     known: Vec<&'static str>,
 }
+
+/// Where an object is. Only faults need it in words.
+#[derive(Debug)]
+struct Place {
+    /// Of what it is in.
+    pointer: String,
+    /// Its name there, unless it is at the pointer itself.
+    name: Option<&'static str>,
+}
+
+impl Place {
+    fn at(pointer: impl Into<String>) -> Self {
+        Self {
+            pointer: pointer.into(),
+            name: None,
+        }
+    }
+
+    fn pointer(&self) -> String {
+        let mut pointer = self.pointer.clone();
+        if let Some(name) = self.name {
+            push_segment(&mut pointer, name);
+        }
+        pointer
+    }
+}
+
+/// Leads a JSON pointer on to a member (RFC 6901 §3).
+fn push_segment(pointer: &mut String, name: &str) {
+    pointer.push('/');
+    if name.contains(['~', '/']) {
+        pointer.push_str(&name.replace('~', "~0").replace('/', "~1"));
+    } else {
+        pointer.push_str(name);
+    }
+}
+
+/// Most objects have fewer fields than that.
+const FIELDS_USUAL: usize = 16;
 
 impl<'a> Fields<'a> {
     /// Begins with a body, which must be an object. The same as [`Self::of`] a [`document`], but
@@ -304,36 +341,42 @@ impl<'a> Fields<'a> {
     /// As [`document`].
     pub fn of_body(body: &'a [u8], faults: &mut Faults) -> Result<Option<Self>, Unreadable> {
         match serde_json::from_str::<Members<'_>>(checked_text(body)?) {
-            Ok(Members { kept, count }) if count <= MEMBERS_MAX => Ok(Some(Self {
-                pointer: String::new(),
-                members: kept,
-                known: Vec::with_capacity(16),
-            })),
+            Ok(Members { kept, count }) if count <= MEMBERS_MAX => {
+                Ok(Some(Self::new(Place::at(""), kept)))
+            }
             Ok(_) | Err(_) => Ok(Self::of(document(body)?, "", faults)),
         }
     }
 
     /// Begins with the value at `pointer`, which must be an object.
     pub fn of(value: &'a RawValue, pointer: &str, faults: &mut Faults) -> Option<Self> {
+        Self::of_place(value, Place::at(pointer), faults)
+    }
+
+    fn new(place: Place, members: Vec<(Cow<'a, str>, &'a RawValue)>) -> Self {
+        Self {
+            place,
+            members,
+            known: Vec::new(),
+        }
+    }
+
+    fn of_place(value: &'a RawValue, place: Place, faults: &mut Faults) -> Option<Self> {
         if !value.get().starts_with('{') {
-            faults.add(pointer, "must be an object");
+            faults.add(place.pointer(), "must be an object");
             return None;
         }
         match serde_json::from_str::<Members<'_>>(value.get()) {
             Ok(Members { count, .. }) if count > MEMBERS_MAX => {
                 faults.add(
-                    pointer,
+                    place.pointer(),
                     format!("has {count} members; at most {MEMBERS_MAX} are allowed"),
                 );
                 None
             }
-            Ok(Members { kept, .. }) => Some(Self {
-                pointer: pointer.to_owned(),
-                members: kept,
-                known: Vec::with_capacity(16),
-            }),
+            Ok(Members { kept, .. }) => Some(Self::new(place, kept)),
             Err(error) => {
-                faults.add(pointer, malformed(&error));
+                faults.add(place.pointer(), malformed(&error));
                 None
             }
         }
@@ -341,19 +384,16 @@ impl<'a> Fields<'a> {
 
     /// Where a member is.
     pub fn pointer(&self, name: &str) -> String {
-        let mut pointer = String::with_capacity(self.pointer.len() + 1 + name.len());
-        pointer.push_str(&self.pointer);
-        pointer.push('/');
-        if name.contains(['~', '/']) {
-            pointer.push_str(&name.replace('~', "~0").replace('/', "~1"));
-        } else {
-            pointer.push_str(name);
-        }
+        let mut pointer = self.place.pointer();
+        push_segment(&mut pointer, name);
         pointer
     }
 
     /// A member's raw value; `null` counts as absent.
     pub fn raw(&mut self, name: &'static str, faults: &mut Faults) -> Option<&'a RawValue> {
+        if self.known.is_empty() {
+            self.known.reserve(FIELDS_USUAL);
+        }
         self.known.push(name);
         let mut values = self.members.iter().filter(|(member, _)| member == name);
         let first = values.next().map(|(_, value)| *value);
@@ -364,7 +404,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A member of a type that JSON has; `expected` says which, for the fault.
-    pub fn value<T: DeserializeOwned>(
+    pub fn value<T: Deserialize<'a>>(
         &mut self,
         name: &'static str,
         expected: &str,
@@ -396,6 +436,15 @@ impl<'a> Fields<'a> {
         value
     }
 
+    fn borrowed(
+        &mut self,
+        name: &'static str,
+        expected: &str,
+        faults: &mut Faults,
+    ) -> Option<Cow<'a, str>> {
+        self.value(name, expected, faults).map(|Text(text)| text)
+    }
+
     /// Any text of up to `bytes_max` bytes.
     pub fn text(
         &mut self,
@@ -403,7 +452,7 @@ impl<'a> Fields<'a> {
         bytes_max: usize,
         faults: &mut Faults,
     ) -> Option<String> {
-        let text: String = self.value(name, "a text", faults)?;
+        let text = self.borrowed(name, "a text", faults)?;
         if text.len() > bytes_max {
             let length = text.len();
             faults.add(
@@ -412,14 +461,14 @@ impl<'a> Fields<'a> {
             );
             return None;
         }
-        Some(text)
+        Some(text.into_owned())
     }
 
     /// An id or name: 1 to 256 characters, none of them a control character.
     pub fn name(&mut self, name: &'static str, faults: &mut Faults) -> Option<String> {
-        let text: String = self.value(name, "a text", faults)?;
+        let text = self.borrowed(name, "a text", faults)?;
         match ids::check_name(&text) {
-            Ok(()) => Some(text),
+            Ok(()) => Some(text.into_owned()),
             Err(error) => {
                 faults.add(self.pointer(name), error.to_string());
                 None
@@ -432,7 +481,7 @@ impl<'a> Fields<'a> {
     where
         T: FromStr<Err: fmt::Display>,
     {
-        let text: String = self.value(name, "a text", faults)?;
+        let text = self.borrowed(name, "a text", faults)?;
         match text.parse() {
             Ok(value) => Some(value),
             Err(error) => {
@@ -450,7 +499,7 @@ impl<'a> Fields<'a> {
         from_word: impl FnOnce(&str) -> Option<T>,
         faults: &mut Faults,
     ) -> Option<T> {
-        let text: String = self.value(name, "a text", faults)?;
+        let text = self.borrowed(name, "a text", faults)?;
         let value = from_word(&text);
         if value.is_none() {
             faults.add(
@@ -463,7 +512,7 @@ impl<'a> Fields<'a> {
 
     /// An RFC 3339 time.
     pub fn time(&mut self, name: &'static str, faults: &mut Faults) -> Option<Timestamp> {
-        let text: String = self.value(name, "an RFC 3339 time", faults)?;
+        let text = self.borrowed(name, "an RFC 3339 time", faults)?;
         match Timestamp::parse(&text) {
             Ok(time) => Some(time),
             Err(error) => {
@@ -480,7 +529,11 @@ impl<'a> Fields<'a> {
     /// A member that is an object, to be taken apart in turn.
     pub fn object(&mut self, name: &'static str, faults: &mut Faults) -> Option<Fields<'a>> {
         let raw = self.raw(name, faults)?;
-        Fields::of(raw, &self.pointer(name), faults)
+        let place = Place {
+            pointer: self.place.pointer(),
+            name: Some(name),
+        };
+        Fields::of_place(raw, place, faults)
     }
 
     /// A member that is a list, of which up to `items_max` items are kept. Whether there may be
@@ -544,7 +597,7 @@ impl<'a> Fields<'a> {
         };
         if fields.members.len() > entries_max {
             faults.add(
-                &fields.pointer,
+                fields.place.pointer(),
                 format!(
                     "has {} entries; at most {entries_max} are allowed",
                     fields.members.len()

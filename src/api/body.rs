@@ -10,7 +10,7 @@ use crate::domain::event::{
     Audience, BounceType, Category, Classification, Context, Fact, Interaction, MessageRef,
     Priority, Report, Requested, Severity, words,
 };
-use crate::domain::ids::{self, SubscriberId, WorkflowId};
+use crate::domain::ids::{self, SubscriberId};
 use crate::domain::notification::Action;
 use crate::domain::time::Timestamp;
 use crate::json::{Faults, Fields};
@@ -166,7 +166,7 @@ fn private<T: Serialize>(parts: &T) -> Option<Arc<str>> {
 }
 
 fn request(fields: &mut Fields<'_>, payload_bytes_max: usize, faults: &mut Faults) -> Option<Wish> {
-    let workflow_id = fields.required("workflow_id", faults, Fields::name);
+    let workflow_id = fields.required("workflow_id", faults, Fields::parsed);
     let subscriber = fields.required("subscriber", faults, |fields, name, faults| {
         let mut fields = fields.object(name, faults)?;
         let subscriber = subscriber(&mut fields, faults);
@@ -202,7 +202,7 @@ fn request(fields: &mut Fields<'_>, payload_bytes_max: usize, faults: &mut Fault
 
     let (subscriber_id, recipient) = subscriber?;
     let requested = Requested {
-        workflow_id: WorkflowId::new(&workflow_id?).ok()?,
+        workflow_id: workflow_id?,
         workflow_version,
         subscriber_id,
         external_id,
@@ -228,7 +228,7 @@ fn request(fields: &mut Fields<'_>, payload_bytes_max: usize, faults: &mut Fault
 }
 
 fn subscriber(fields: &mut Fields<'_>, faults: &mut Faults) -> Option<(SubscriberId, Recipient)> {
-    let id = fields.required("id", faults, Fields::name);
+    let id = fields.required("id", faults, Fields::parsed);
     let mut address = |name| fields.text(name, ADDRESS_BYTES_MAX, faults);
     let recipient = Recipient {
         email: address("email"),
@@ -237,19 +237,19 @@ fn subscriber(fields: &mut Fields<'_>, faults: &mut Faults) -> Option<(Subscribe
         timezone: address("timezone"),
         channels: fields.texts("channels", ADDRESSES_MAX, ADDRESS_BYTES_MAX, faults),
     };
-    Some((SubscriberId::new(&id?).ok()?, recipient))
+    Some((id?, recipient))
 }
 
 fn channels(fields: &mut Fields<'_>, faults: &mut Faults) -> Vec<String> {
     let channels = fields
         .list("channels", CHANNELS_MAX, faults)
         .unwrap_or_default();
-    let at = fields.pointer("channels");
+    let at = |index| format!("{}/{index}", fields.pointer("channels"));
     for (index, name) in channels.iter().enumerate() {
         if ids::check_slug(name).is_err() {
-            faults.add(format!("{at}/{index}"), not_a_channel());
+            faults.add(at(index), not_a_channel());
         } else if channels[..index].contains(name) {
-            faults.add(format!("{at}/{index}"), "names a channel a second time");
+            faults.add(at(index), "names a channel a second time");
         }
     }
     channels

@@ -46,7 +46,13 @@ pub fn check_name(text: &str) -> Result<(), IdError> {
             return Err(IdError::TooLong { chars });
         }
     }
-    if text.chars().any(char::is_control) {
+    // The same for ASCII, but without telling characters apart.
+    let has_control = if text.is_ascii() {
+        text.bytes().any(|byte| byte.is_ascii_control())
+    } else {
+        text.chars().any(char::is_control)
+    };
+    if has_control {
         return Err(IdError::ControlCharacter);
     }
     Ok(())
