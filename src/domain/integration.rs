@@ -154,16 +154,19 @@ impl IntegrationEvent {
     /// The payload in today's version.
     pub fn encode(&self) -> String {
         let change = &self.change;
-        write(&ChangedV1 {
-            provider: (&change.provider).into(),
-            change: (&change.change).into(),
-            object_id: (&change.object_id).into(),
-            name: change.name.as_deref().map(Cow::Borrowed),
-            subscriber_id: change.subscriber_id.as_ref().map(Cow::Borrowed),
-            delivery_id: change.delivery_id.as_deref().map(Cow::Borrowed),
-            fact_key: (&change.fact_key).into(),
-            sealed: self.sealed.clone(),
-        })
+        write(
+            self.sealed.as_ref(),
+            &ChangedV1 {
+                provider: (&change.provider).into(),
+                change: (&change.change).into(),
+                object_id: (&change.object_id).into(),
+                name: change.name.as_deref().map(Cow::Borrowed),
+                subscriber_id: change.subscriber_id.as_ref().map(Cow::Borrowed),
+                delivery_id: change.delivery_id.as_deref().map(Cow::Borrowed),
+                fact_key: (&change.fact_key).into(),
+                sealed: self.sealed.clone(),
+            },
+        )
     }
 
     /// Reads a payload of any version ever written.

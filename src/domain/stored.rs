@@ -112,10 +112,18 @@ pub(super) fn parse<'a, T: Deserialize<'a>>(
     })
 }
 
-/// The JSON of an event whose fields all serialise.
-pub(super) fn write<T: Serialize>(value: &T) -> String {
-    // Maps have text keys and numbers are finite, so there is nothing to fail on.
-    serde_json::to_string(value).unwrap_or_default()
+/// What most payloads have room in, but for what is sealed in them.
+const UNSEALED_BYTES_USUAL: usize = 512;
+
+/// The JSON of an event whose fields all serialise; `sealed` is one of them, if it has any.
+pub(super) fn write<T: Serialize>(sealed: Option<&Sealed>, value: &T) -> String {
+    let sealed_bytes = sealed.map_or(0, |sealed| sealed.0.len());
+    let mut json = Vec::with_capacity(UNSEALED_BYTES_USUAL + sealed_bytes);
+    // Maps have text keys and numbers are finite, so there is nothing to fail on; and JSON is UTF-8.
+    match serde_json::to_writer(&mut json, value) {
+        Ok(()) => String::from_utf8(json).unwrap_or_default(),
+        Err(_) => String::new(),
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -205,21 +213,31 @@ struct ReportV1<'a> {
 impl NotificationEvent {
     /// The payload in today's version.
     pub fn encode(&self) -> String {
+        let sealed = self.sealed.as_ref();
         match &self.body {
-            Body::Requested(requested) => write(&requested_v1(requested, self.sealed.clone())),
-            Body::Adopted(adopted) => write(&AdoptedV1 {
-                provider: (&adopted.provider).into(),
-                transaction_id: adopted.transaction_id.as_deref().map(Cow::Borrowed),
-            }),
-            Body::Queued(queued) => write(&QueuedV1 {
-                queue: queued.queue.as_deref().map(Cow::Borrowed),
-                available_at: queued.available_at,
-                answers: Cow::Borrowed(&queued.answers),
-            }),
-            Body::Reported(report) => write(&report_v1(report, self.sealed.clone())),
-            Body::Retracted => write(&RetractedV1 {
-                sealed: self.sealed.clone(),
-            }),
+            Body::Requested(requested) => write(sealed, &requested_v1(requested, sealed.cloned())),
+            Body::Adopted(adopted) => write(
+                sealed,
+                &AdoptedV1 {
+                    provider: (&adopted.provider).into(),
+                    transaction_id: adopted.transaction_id.as_deref().map(Cow::Borrowed),
+                },
+            ),
+            Body::Queued(queued) => write(
+                sealed,
+                &QueuedV1 {
+                    queue: queued.queue.as_deref().map(Cow::Borrowed),
+                    available_at: queued.available_at,
+                    answers: Cow::Borrowed(&queued.answers),
+                },
+            ),
+            Body::Reported(report) => write(sealed, &report_v1(report, sealed.cloned())),
+            Body::Retracted => write(
+                sealed,
+                &RetractedV1 {
+                    sealed: sealed.cloned(),
+                },
+            ),
         }
     }
 

@@ -130,11 +130,14 @@ struct ErasedV1<'a> {
 impl SubscriberErased {
     /// The payload in today's version.
     pub fn encode(&self) -> String {
-        write(&ErasedV1 {
-            subscriber_id: Cow::Borrowed(&self.subscriber_id),
-            notifications: self.notifications,
-            request_id: self.request_id.as_deref().map(Cow::Borrowed),
-        })
+        write(
+            None,
+            &ErasedV1 {
+                subscriber_id: Cow::Borrowed(&self.subscriber_id),
+                notifications: self.notifications,
+                request_id: self.request_id.as_deref().map(Cow::Borrowed),
+            },
+        )
     }
 
     /// Reads a payload of any version ever written.

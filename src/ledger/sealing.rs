@@ -83,8 +83,11 @@ impl MasterKey {
     ///
     /// [`NoRandomness`] when the operating system gives no nonce.
     pub fn wrap(&self, context: &str, secret: &[u8]) -> Result<String, NoRandomness> {
-        let sealed = encrypt(&self.wrapping, context.as_bytes(), secret)?;
-        Ok(format!("{FORM}.{sealed}"))
+        let mut wrapped = String::with_capacity(FORM.len() + 1 + sealed_length(secret));
+        wrapped.push_str(FORM);
+        wrapped.push('.');
+        encrypt(&self.wrapping, context.as_bytes(), secret, &mut wrapped)?;
+        Ok(wrapped)
     }
 
     /// Opens what [`Self::wrap`] made.
@@ -114,7 +117,13 @@ fn cipher(bytes: &[u8]) -> Result<LessSafeKey, Unopenable> {
     Ok(LessSafeKey::new(key))
 }
 
-fn encrypt(key: &LessSafeKey, context: &[u8], plain: &[u8]) -> Result<String, NoRandomness> {
+/// Adds what is encrypted to `text`.
+fn encrypt(
+    key: &LessSafeKey,
+    context: &[u8],
+    plain: &[u8],
+    text: &mut String,
+) -> Result<(), NoRandomness> {
     let mut nonce = [0; NONCE_LEN];
     SystemRandom::new()
         .fill(&mut nonce)
@@ -130,7 +139,14 @@ fn encrypt(key: &LessSafeKey, context: &[u8], plain: &[u8]) -> Result<String, No
         )
         .map_err(|_| NoRandomness)?;
     sealed.extend_from_slice(tag.as_ref());
-    Ok(URL_SAFE_NO_PAD.encode(sealed))
+    URL_SAFE_NO_PAD.encode_string(sealed, text);
+    Ok(())
+}
+
+/// How many characters [`encrypt`] adds.
+fn sealed_length(plain: &[u8]) -> usize {
+    let bytes = NONCE_LEN + plain.len() + AES_256_GCM.tag_len();
+    base64::encoded_len(bytes, false).unwrap_or_default()
 }
 
 fn decrypt(
@@ -287,10 +303,11 @@ impl Keyring {
     ) -> Result<(Sealed, SealedUnder), LedgerError> {
         let (key, under) = self.current(stream, subject).await?;
         let context = context(stream, event_id);
-        let sealed = encrypt(&key.cipher, &context, text.as_bytes())
-            .map_err(|_| LedgerError::NoRandomness)?;
-        let key_id = URL_SAFE_NO_PAD.encode(key.key_id.as_bytes());
-        Ok((Sealed(format!("{FORM}.{key_id}.{sealed}").into()), under))
+        let plain = text.as_bytes();
+        let mut text = String::with_capacity(PREFIX_LENGTH + sealed_length(plain));
+        push_prefix(&mut text, key.key_id);
+        encrypt(&key.cipher, &context, plain, &mut text).map_err(|_| LedgerError::NoRandomness)?;
+        Ok((Sealed(text.into()), under))
     }
 
     /// Opens what was sealed to one event. `None` once the subject was erased.
@@ -553,9 +570,12 @@ impl Keyring {
 /// Where the key of a subject's generation lives.
 pub fn place(stream: &StreamKey, subject: &Subject, generation: u32) -> DataKeyPlace {
     let tenant_id = &stream.tenant_id;
+    let (tenant, generation) = (tenant_id.as_str(), &generation.to_string());
     let name = match subject {
-        Subject::Subscriber(id) => format!("{tenant_id}\n{generation}\nsubscriber\n{id}"),
-        Subject::Stream => format!("{tenant_id}\n{generation}\nstream\n{}", stream.stream_id),
+        Subject::Subscriber(id) => {
+            [tenant, "\n", generation, "\nsubscriber\n", id.as_str()].concat()
+        }
+        Subject::Stream => format!("{tenant}\n{generation}\nstream\n{}", stream.stream_id),
     };
     DataKeyPlace {
         partition: stream.partition,
@@ -580,12 +600,25 @@ pub fn key_id(sealed: &Sealed) -> Option<Uuid> {
 
 /// Stands where something sealed was, and never opens: no key has this id.
 pub fn nothing() -> Sealed {
-    let key_id = URL_SAFE_NO_PAD.encode(Uuid::nil().as_bytes());
-    Sealed(format!("{FORM}.{key_id}.").into())
+    let mut text = String::with_capacity(PREFIX_LENGTH);
+    push_prefix(&mut text, Uuid::nil());
+    Sealed(text.into())
+}
+
+/// Of a sealed text, the form, the key's id, and the dots after them.
+const PREFIX_LENGTH: usize = 25;
+
+fn push_prefix(text: &mut String, key_id: Uuid) {
+    text.push_str(FORM);
+    text.push('.');
+    URL_SAFE_NO_PAD.encode_string(key_id.as_bytes(), text);
+    text.push('.');
 }
 
 fn wrapping_context(place: &DataKeyPlace) -> String {
-    format!("data-key/{}/{}", place.tenant_id, place.key_id)
+    let mut key_id = Uuid::encode_buffer();
+    let key_id = place.key_id.hyphenated().encode_lower(&mut key_id);
+    ["data-key/", place.tenant_id.as_str(), "/", key_id].concat()
 }
 
 /// What a box is bound to.
