@@ -366,10 +366,9 @@ pub struct Service {
 pub fn router(state: ApiState) -> Router {
     api::router()
         .merge(webhooks::router())
-        .layer(axum::middleware::from_fn_with_state(
-            state.clone(),
-            api::observe::observe,
-        ))
+        .layer(api::observe::Observe {
+            state: state.clone(),
+        })
         .with_state(state)
 }
 

@@ -50,7 +50,7 @@ use utoipa_axum::routes;
 pub use live::{Live, Pace};
 pub use state::{ApiState, Limits, Parts, Readiness};
 
-/// Every route of our own API. [`observe::observe`] still has to be put around it.
+/// Every route of our own API. [`observe::Observe`] still has to be put around it.
 pub fn router() -> Router<ApiState> {
     Router::from(documented())
         .route("/openapi.json", get(docs::document))

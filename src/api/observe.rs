@@ -1,15 +1,19 @@
 //! The outermost layer: every request gets an id, a span, a count, and problems get their words.
 
+use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
-use axum::extract::{MatchedPath, Request, State};
-use axum::middleware::Next;
+use axum::extract::{MatchedPath, Request};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
-use http::{HeaderValue, Method, StatusCode};
+use futures_util::future::BoxFuture;
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+use tower::{Layer, Service};
 use tracing::Instrument;
+use uuid::Uuid;
 
 use super::arrival::Arrival;
 use super::request::{IncomingTrace, REQUEST_ID, RequestId};
@@ -20,32 +24,89 @@ use crate::telemetry::{TraceParent, set_parent_from};
 /// Longest request id taken over from a caller.
 const REQUEST_ID_CHARS_MAX: usize = 128;
 
+/// W3C Trace Context §3.2 and §3.3.
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// Puts [`observe`] around routes. A layer of its own, because axum's for functions boxes the
+/// routes anew for every request.
+#[derive(Clone, Debug)]
+pub struct Observe {
+    pub state: ApiState,
+}
+
+/// Routes with [`observe`] around them.
+#[derive(Clone, Debug)]
+pub struct Observed<S> {
+    state: ApiState,
+    routes: S,
+}
+
+impl<S> Layer<S> for Observe {
+    type Service = Observed<S>;
+
+    fn layer(&self, routes: S) -> Observed<S> {
+        Observed {
+            state: self.state.clone(),
+            routes,
+        }
+    }
+}
+
+impl<S> Service<Request> for Observed<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response, Infallible>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.routes.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        // The one that is ready is used; its clone may not be yet.
+        let clone = self.routes.clone();
+        let routes = std::mem::replace(&mut self.routes, clone);
+        let state = self.state.clone();
+        Box::pin(async move { Ok(observe(&state, request, routes).await) })
+    }
+}
+
 /// Runs a request inside its span, and writes out whatever problem it ends in.
-pub async fn observe(State(state): State<ApiState>, mut request: Request, next: Next) -> Response {
+async fn observe<S>(state: &ApiState, mut request: Request, routes: S) -> Response
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+{
     let started = Instant::now();
     let _in_flight = state.metrics.http_in_flight();
-    let id = request_id(&state, &request);
+    let id = request_id(state, &request);
     let trace = incoming_trace(&request);
     let method = request.method().clone();
-    let route = route(&request);
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
     let span = tracing::info_span!(
         "request",
         request.id = %id,
         http.method = %method,
-        http.route = route.as_str(),
+        http.route = route,
         notification.id = tracing::field::Empty,
     );
     if let Some(parent) = &trace {
         let state = request
             .headers()
-            .get("tracestate")
+            .get(TRACESTATE)
             .and_then(|state| state.to_str().ok());
         set_parent_from(&span, parent, state);
     }
-    request.extensions_mut().insert(RequestId(id.clone()));
+    request.extensions_mut().insert(RequestId(Arc::clone(&id)));
     request.extensions_mut().insert(IncomingTrace(trace));
 
-    let response = answer(&state, request, next).instrument(span.clone()).await;
+    let response = answer(state, request, routes)
+        .instrument(span.clone())
+        .await;
     let mut response = render(in_our_words(response, &method), &id);
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
@@ -54,7 +115,7 @@ pub async fn observe(State(state): State<ApiState>, mut request: Request, next: 
     let took = started.elapsed();
     state
         .metrics
-        .http_request(method.as_str(), &route, status.as_u16(), took);
+        .http_request(method.as_str(), route, status.as_u16(), took);
     log(&span, status, took);
     response
 }
@@ -62,14 +123,17 @@ pub async fn observe(State(state): State<ApiState>, mut request: Request, next: 
 /// The answer, in time and whatever happens.
 ///
 /// Answers that are streams have all the time they need: only their beginning is waited for.
-async fn answer(state: &ApiState, request: Request, next: Next) -> Response {
+async fn answer<S>(state: &ApiState, request: Request, mut routes: S) -> Response
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+{
     let (request, arrival) = Arrival::watch(request);
-    let answering = AssertUnwindSafe(next.run(request)).catch_unwind();
+    let answering = AssertUnwindSafe(async { routes.call(request).await }).catch_unwind();
     let Ok(answered) = tokio::time::timeout(state.limits.request_timeout, answering).await else {
         // Nothing of a body that does not come is waited for any longer.
         return too_slow(arrival.as_ref()).into_response();
     };
-    let response = answered.unwrap_or_else(|_| {
+    let response = answered.map(|Ok(response)| response).unwrap_or_else(|_| {
         tracing::error!("a request panicked");
         Problem::Internal.into_response()
     });
@@ -128,7 +192,7 @@ fn log(span: &tracing::Span, status: StatusCode, took: std::time::Duration) {
 }
 
 /// The caller's own id, if it can be put in a header and a log line; else a new one.
-fn request_id(state: &ApiState, request: &Request) -> String {
+fn request_id(state: &ApiState, request: &Request) -> Arc<str> {
     let given = request
         .headers()
         .get(REQUEST_ID)
@@ -139,19 +203,17 @@ fn request_id(state: &ApiState, request: &Request) -> String {
             && id.bytes().all(|byte| byte.is_ascii_graphic())
     });
     usable.map_or_else(
-        || state.surroundings.ids.time_ordered().to_string(),
-        ToOwned::to_owned,
+        || {
+            let id = state.surroundings.ids.time_ordered().hyphenated();
+            Arc::from(&*id.encode_lower(&mut Uuid::encode_buffer()))
+        },
+        Arc::from,
     )
 }
 
 fn incoming_trace(request: &Request) -> Option<TraceParent> {
-    let header = request.headers().get("traceparent")?.to_str().ok()?;
+    let header = request.headers().get(TRACEPARENT)?.to_str().ok()?;
     TraceParent::parse(header).ok()
-}
-
-fn route(request: &Request) -> String {
-    let matched = request.extensions().get::<MatchedPath>();
-    matched.map_or("unmatched", MatchedPath::as_str).to_owned()
 }
 
 /// Another response, with what the headers of the first one say.

@@ -7,6 +7,7 @@ use axum::extract::{FromRequestParts, RawPathParams};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use ring::digest;
+use uuid::Uuid;
 
 pub use super::content::{JSON, media_type, read_body, require_json};
 use super::state::ApiState;
@@ -30,7 +31,7 @@ pub const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
 
 /// A request's id: the caller's own, or a new one.
 #[derive(Clone, Debug)]
-pub struct RequestId(pub String);
+pub struct RequestId(pub Arc<str>);
 
 /// The trace a request is part of, as its `traceparent` header says.
 #[derive(Clone, Debug, Default)]
@@ -226,7 +227,13 @@ impl Caller {
         Provenance {
             actor: Actor {
                 kind: ActorKind::Key,
-                id: self.key.key_id.to_string().into(),
+                id: (&*self
+                    .key
+                    .key_id
+                    .0
+                    .hyphenated()
+                    .encode_lower(&mut Uuid::encode_buffer()))
+                    .into(),
             },
             source: Source::Api,
             correlation_id: correlation_id.map(Into::into),

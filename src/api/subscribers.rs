@@ -71,7 +71,7 @@ pub async fn erase(
     once(&state, tenant, claim, async {
         let erasure = Erasure {
             subscriber_id: subscriber_id.clone(),
-            request_id: Some(request_id),
+            request_id: Some(request_id.to_string()),
             is_known: false,
         };
         let erased = forget(&state, &order, erasure).await?;

@@ -120,7 +120,7 @@ async fn open(path: &Path) -> anyhow::Result<(Input, Option<u64>)> {
 
 fn bulk(state: ApiState, tenant: TenantPlace) -> Bulk {
     Bulk {
-        request_id: state.surroundings.ids.time_ordered().to_string(),
+        request_id: state.surroundings.ids.time_ordered().to_string().into(),
         state,
         provenance: Provenance {
             actor: Actor {

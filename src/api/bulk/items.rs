@@ -3,6 +3,7 @@
 //! All commands about one notification make a chain, which keeps their order.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -46,7 +47,7 @@ pub(crate) struct Bulk {
     pub(crate) state: ApiState,
     pub(crate) provenance: Provenance,
     pub(crate) tenant: TenantPlace,
-    pub(crate) request_id: String,
+    pub(crate) request_id: Arc<str>,
     /// The call's own idempotency key, as it was sent: each item gets one that follows from it.
     pub(crate) key: Option<String>,
     pub(crate) patience: Patience,
