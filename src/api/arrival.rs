@@ -6,17 +6,17 @@
 //! was wrong. So the rest is read and thrown away first, within bounds.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::{Body, BodyDataStream, HttpBody};
+use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
 use http::header;
-use tokio::sync::oneshot;
+use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt;
 
 /// Most bytes that are read only to be thrown away. Twice the largest body there may be unless
 /// configured otherwise.
@@ -28,7 +28,6 @@ const REST_TIME_MAX: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Arrival {
     notes: Arc<Notes>,
-    rest: oneshot::Receiver<BodyDataStream>,
 }
 
 #[derive(Debug, Default)]
@@ -39,14 +38,15 @@ struct Notes {
     begun: AtomicBool,
     /// The caller sends nothing before somebody reads (RFC 9110 §10.1.1).
     on_demand: bool,
+    /// What whoever read it has left of the body.
+    rest: Mutex<Option<Body>>,
 }
 
 /// A body that takes notes.
 struct Watched {
     /// Until it is read to its end, or left.
-    body: Option<BodyDataStream>,
+    body: Option<Body>,
     notes: Arc<Notes>,
-    leave: Option<oneshot::Sender<BodyDataStream>>,
 }
 
 impl Arrival {
@@ -60,14 +60,12 @@ impl Arrival {
             on_demand: parts.headers.contains_key(header::EXPECT),
             ..Notes::default()
         });
-        let (leave, rest) = oneshot::channel();
         let watched = Watched {
-            body: Some(body.into_data_stream()),
+            body: Some(body),
             notes: Arc::clone(&notes),
-            leave: Some(leave),
         };
-        let request = Request::from_parts(parts, Body::from_stream(watched));
-        (request, Some(Self { notes, rest }))
+        let request = Request::from_parts(parts, Body::new(watched));
+        (request, Some(Self { notes }))
     }
 
     /// The handler waits for more of the body.
@@ -76,12 +74,12 @@ impl Arrival {
     }
 
     /// Reads what the handler has left, so that the answer reaches a caller who is still sending.
-    pub async fn finish(mut self) {
+    pub async fn finish(self) {
         if self.notes.on_demand && !self.notes.begun.load(Ordering::Relaxed) {
             return;
         }
         // Read to its end, or still being read by a stream of answers: then there is nothing to do.
-        let Ok(rest) = self.rest.try_recv() else {
+        let Some(rest) = self.notes.rest().take() else {
             return;
         };
         // Whether all of it came or not, the answer is sent now.
@@ -89,25 +87,35 @@ impl Arrival {
     }
 }
 
-async fn discard(mut body: BodyDataStream) {
+impl Notes {
+    fn rest(&self) -> MutexGuard<'_, Option<Body>> {
+        self.rest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn discard(mut body: Body) {
     let mut bytes = 0;
-    while let Some(Ok(data)) = body.next().await {
-        bytes += data.len();
+    while let Some(Ok(frame)) = body.frame().await {
+        bytes += frame.data_ref().map_or(0, Bytes::len);
         if bytes > REST_BYTES_MAX {
             return;
         }
     }
 }
 
-impl Stream for Watched {
-    type Item = Result<Bytes, axum::Error>;
+impl HttpBody for Watched {
+    type Data = Bytes;
+    type Error = axum::Error;
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         self.notes.begun.store(true, Ordering::Relaxed);
         let Some(body) = &mut self.body else {
             return Poll::Ready(None);
         };
-        let polled = body.poll_next_unpin(context);
+        let polled = Pin::new(body).poll_frame(context);
         self.notes
             .waiting
             .store(polled.is_pending(), Ordering::Relaxed);
@@ -116,14 +124,22 @@ impl Stream for Watched {
         }
         polled
     }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let ended = SizeHint::with_exact(0);
+        self.body.as_ref().map_or(ended, HttpBody::size_hint)
+    }
 }
 
 impl Drop for Watched {
     fn drop(&mut self) {
         let left = self.body.take().filter(|body| !body.is_end_stream());
-        if let (Some(left), Some(leave)) = (left, self.leave.take()) {
-            // The other end may be gone: then nobody waits for the answer.
-            let _ = leave.send(left);
+        if left.is_some() {
+            *self.notes.rest() = left;
         }
     }
 }
