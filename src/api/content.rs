@@ -13,11 +13,15 @@ use crate::problem::Problem;
 /// What a body is expected to be.
 pub const JSON: &str = "application/json";
 
-/// The media type of a body, without its parameters.
+/// The media type of a body, without its parameters and in lower case.
 pub fn media_type(headers: &HeaderMap) -> Option<String> {
+    essence(headers).map(str::to_ascii_lowercase)
+}
+
+/// The media type of a body, without its parameters, as it was sent.
+fn essence(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
-    let essence = value.split(';').next().unwrap_or_default();
-    Some(essence.trim().to_ascii_lowercase())
+    value.split(';').next().map(str::trim)
 }
 
 /// Refuses a body that does not say it is JSON.
@@ -27,7 +31,7 @@ pub fn media_type(headers: &HeaderMap) -> Option<String> {
 /// [`Problem::UnsupportedMediaType`].
 pub fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
     require_plain(headers)?;
-    if media_type(headers).is_some_and(|media| media == JSON) {
+    if essence(headers).is_some_and(|media| media.eq_ignore_ascii_case(JSON)) {
         Ok(())
     } else {
         Err(Problem::UnsupportedMediaType { expected: JSON })

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::extract::{Request, State};
+use axum::response::Response;
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
+use uuid::Uuid;
 
 use super::body::{self, CommandName, Wish};
 use super::content::{read_json, read_json_if_any};
@@ -29,6 +31,8 @@ pub const LEDGER_POSITION: HeaderName = HeaderName::from_static("ledger-position
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 const PATH: &str = "/v1/notifications";
+/// What one notification's answer seldom exceeds.
+const ANSWER_BYTES_USUAL: usize = 1536;
 
 /// Request a notification
 ///
@@ -49,9 +53,9 @@ const PATH: &str = "/v1/notifications";
 pub async fn request(
     State(state): State<ApiState>,
     caller: Caller,
-    headers: HeaderMap,
-    body: Body,
+    request: Request,
 ) -> Result<Response, Problem> {
+    let (Parts { headers, .. }, body) = request.into_parts();
     let tenant = caller.tenant(&state, Scope::Write)?;
     state.ledger.admit(tenant)?;
     let body = read_json(&headers, body, &state.limits).await?;
@@ -84,10 +88,9 @@ macro_rules! commands {
             State(state): State<ApiState>,
             caller: Caller,
             Id(id): Id<StreamId>,
-            headers: HeaderMap,
-            body: Body,
+            request: Request,
         ) -> Result<Response, Problem> {
-            act(&state, &caller, id, CommandName::$command, &headers, body).await
+            act(&state, &caller, id, CommandName::$command, request).await
         }
     )+};
 }
@@ -151,19 +154,19 @@ async fn act(
     caller: &Caller,
     id: StreamId,
     command: CommandName,
-    headers: &HeaderMap,
-    body: Body,
+    request: Request,
 ) -> Result<Response, Problem> {
+    let (Parts { headers, .. }, body) = request.into_parts();
     let tenant = caller.tenant(state, Scope::Write)?;
     state.ledger.admit(tenant)?;
-    let body = read_json_if_any(headers, body, &state.limits).await?;
+    let body = read_json_if_any(&headers, body, &state.limits).await?;
     let asked = Asked {
         command,
         id: Some(id),
         path: &format!("{PATH}/{id}/{}", command.as_str()),
         body: &body,
     };
-    asked.run(state, caller, tenant, headers).await
+    asked.run(state, caller, tenant, &headers).await
 }
 
 /// One call, as it came in.
@@ -280,8 +283,9 @@ async fn answer(
     let mut response = shown(&view, done.stream.partition_position(done.tip))?;
     if command == CommandName::Request {
         *response.status_mut() = StatusCode::CREATED;
-        let location = format!("{PATH}/{}", done.stream.stream_id);
-        if let Ok(location) = HeaderValue::from_str(&location) {
+        let mut id = Uuid::encode_buffer();
+        let id = done.stream.stream_id.0.hyphenated().encode_lower(&mut id);
+        if let Ok(location) = HeaderValue::try_from([PATH, "/", id].concat()) {
             response.headers_mut().insert(header::LOCATION, location);
         }
     }
@@ -300,10 +304,10 @@ pub(super) fn shown(
 ) -> Result<Response, Problem> {
     let mut response = json_response(view)?;
     let headers = response.headers_mut();
-    if let Ok(position) = HeaderValue::from_str(&position.to_string()) {
+    if let Ok(position) = HeaderValue::try_from(position.to_string()) {
         headers.insert(LEDGER_POSITION, position);
     }
-    if let Ok(version) = HeaderValue::from_str(&format!("\"{}\"", view.listed.version)) {
+    if let Ok(version) = HeaderValue::try_from(format!("\"{}\"", view.listed.version)) {
         headers.insert(header::ETAG, version);
     }
     Ok(response)
@@ -311,15 +315,12 @@ pub(super) fn shown(
 
 /// A JSON answer. Unlike `axum::Json`, a value that does not serialise is a problem like others.
 pub fn json_response<T: Serialize>(value: &T) -> Result<Response, Problem> {
-    let body = serde_json::to_vec(value).map_err(|error| crate::problem::internal(&error))?;
-    Ok((
-        [(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        )],
-        body,
-    )
-        .into_response())
+    let mut body = Vec::with_capacity(ANSWER_BYTES_USUAL);
+    serde_json::to_writer(&mut body, value).map_err(|error| crate::problem::internal(&error))?;
+    let mut response = Response::new(Body::from(body));
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    Ok(response)
 }
 
 /// A JSON answer from a projection that has come to a position.
