@@ -11,6 +11,9 @@ use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::FormattedFields;
 use tracing_subscriber::fmt::format::{FormatFields, Writer};
 
+/// What a request's fields have room in, but for an unusual path or id.
+const FIELDS_BYTES_USUAL: usize = 256;
+
 /// Writes fields as JSON.
 #[derive(Debug, Default)]
 pub(super) struct JsonObject;
@@ -21,9 +24,12 @@ impl<'writer> FormatFields<'writer> for JsonObject {
         mut writer: Writer<'writer>,
         fields: R,
     ) -> fmt::Result {
-        writer.write_char('{')?;
-        write_members(&mut writer, &fields, true)?;
-        writer.write_char('}')
+        let mut text = String::with_capacity(FIELDS_BYTES_USUAL);
+        text.push('{');
+        write_members(&mut text, &fields, true)?;
+        text.push('}');
+        // The span's own text grows with every piece, so it gets all at once.
+        writer.write_str(&text)
     }
 
     fn add_fields(
@@ -73,7 +79,13 @@ impl Members<'_> {
         self.is_first = false;
         // Raw identifiers are fields whose names are words of the language.
         let name = field.name().trim_start_matches("r#");
-        self.result = write!(self.writer, "{comma}\"{name}\":").and_then(|()| value(self.writer));
+        let mut begin = || {
+            self.writer.write_str(comma)?;
+            self.writer.write_char('"')?;
+            self.writer.write_str(name)?;
+            self.writer.write_str("\":")
+        };
+        self.result = begin().and_then(|()| value(self.writer));
     }
 
     fn text(&mut self, field: &Field, value: fmt::Arguments<'_>) {
@@ -107,7 +119,11 @@ impl Visit for Members<'_> {
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.text(field, format_args!("{value}"));
+        self.member(field, |writer| {
+            writer.write_char('"')?;
+            Escaping(writer).write_str(value)?;
+            writer.write_char('"')
+        });
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
