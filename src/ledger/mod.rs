@@ -38,12 +38,12 @@ mod streamlock;
 pub mod verify;
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cqrs_es::{AggregateError, CqrsFramework};
 use futures_util::future::try_join_all;
+use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::clock::Surroundings;
@@ -69,7 +69,7 @@ use lane::{Lanes, QueueLimits};
 use record::{Hash, Head, Position, Provenance, RecordedEvent, StreamKey, TenantPlace, Tip};
 use recordable::Recordable;
 use sealing::{Keyring, MasterKey, SealedUnder};
-use session::{Outcome, Session};
+use session::{Notes, Outcome, Session};
 use storage::{
     DataKeyPlace, IdempotencyPlace, IdempotencyRecord, LogQuery, Page, ReferencePlace, Storage,
     StorageError,
@@ -370,26 +370,22 @@ impl Ledger {
         is_new: bool,
         command: A::Command,
     ) -> Result<Outcome<A>, AggregateError<A::Error>> {
-        let session = Session::<A>::new(&self.core, order, stream.clone(), is_new);
+        let notes = Notes::default();
+        let session = Session::<A>::new(&self.core, order, stream.clone(), is_new, &notes);
         let sealer = session.sealer();
-        let outcome = session.outcome();
-        let remembered = session.remembered();
         let framework = CqrsFramework::new(session, Vec::new(), sealer);
-        match framework
-            .execute(&stream.stream_id.to_string(), command)
-            .await
-        {
+        let mut id = Uuid::encode_buffer();
+        let id = stream.stream_id.0.hyphenated().encode_lower(&mut id);
+        match framework.execute(id, command).await {
             // Others may have appended to what this process remembered. It is forgotten now, so
             // the next attempt is decided on the record.
-            Err(AggregateError::UserError(_)) if remembered.load(Ordering::Relaxed) => {
+            Err(AggregateError::UserError(_)) if notes.is_remembered() => {
                 return Err(AggregateError::AggregateConflict);
             }
             result => result?,
         }
-        let outcome = outcome
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        drop(framework);
+        let outcome = notes.into_outcome();
         outcome.ok_or(AggregateError::AggregateConflict)
     }
 

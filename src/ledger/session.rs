@@ -24,15 +24,21 @@ use crate::domain::sealing::{Sealer, SealingError, Subject};
 
 /// The ledger, as one command sees it.
 #[derive(Debug)]
-pub(super) struct Session<A> {
-    core: Arc<Core>,
-    order: Order,
+pub(super) struct Session<'a, A> {
+    core: &'a Core,
+    order: &'a Order,
     /// The stream is known not to exist: its id was just made.
     is_new: bool,
     sealing: Arc<SessionSealer>,
-    outcome: Arc<Mutex<Option<Outcome<A>>>>,
+    notes: &'a Notes<A>,
+}
+
+/// What a session notes. The framework consumes the session and gives back nothing but errors.
+#[derive(Debug)]
+pub(super) struct Notes<A> {
+    outcome: Mutex<Option<Outcome<A>>>,
     /// The aggregate was not read for this attempt, so it may be behind the record.
-    remembered: Arc<AtomicBool>,
+    remembered: AtomicBool,
 }
 
 /// What a session's command came to.
@@ -75,11 +81,40 @@ where
     }
 }
 
-impl<A: Cached> Session<A> {
-    pub(super) fn new(core: &Arc<Core>, order: &Order, stream: StreamKey, is_new: bool) -> Self {
+impl<A> Default for Notes<A> {
+    fn default() -> Self {
         Self {
-            core: Arc::clone(core),
-            order: order.clone(),
+            outcome: Mutex::default(),
+            remembered: AtomicBool::default(),
+        }
+    }
+}
+
+impl<A> Notes<A> {
+    /// What became of the command, if it came so far.
+    pub(super) fn into_outcome(self) -> Option<Outcome<A>> {
+        self.outcome
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the command was decided on what this process remembered.
+    pub(super) fn is_remembered(&self) -> bool {
+        self.remembered.load(Ordering::Relaxed)
+    }
+}
+
+impl<'a, A: Cached> Session<'a, A> {
+    pub(super) fn new(
+        core: &'a Arc<Core>,
+        order: &'a Order,
+        stream: StreamKey,
+        is_new: bool,
+        notes: &'a Notes<A>,
+    ) -> Self {
+        Self {
+            core,
+            order,
             is_new,
             sealing: Arc::new(SessionSealer {
                 core: Arc::clone(core),
@@ -87,28 +122,13 @@ impl<A: Cached> Session<A> {
                 made: Mutex::default(),
                 used: Mutex::default(),
             }),
-            outcome: Arc::default(),
-            remembered: Arc::default(),
+            notes,
         }
     }
 
     /// The aggregate's service.
     pub(super) fn sealer(&self) -> Arc<dyn Sealer> {
         Arc::clone(&self.sealing) as Arc<dyn Sealer>
-    }
-
-    /// Where the outcome will be. The framework consumes the session.
-    pub(super) fn outcome(&self) -> Arc<Mutex<Option<Outcome<A>>>> {
-        Arc::clone(&self.outcome)
-    }
-
-    /// Whether the command was decided on what this process remembered.
-    pub(super) fn remembered(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.remembered)
-    }
-
-    fn is_remembered(&self) -> bool {
-        self.remembered.load(Ordering::Relaxed)
     }
 
     fn stream(&self) -> &StreamKey {
@@ -125,7 +145,12 @@ impl<A: Cached> Session<A> {
     }
 
     fn note(&self, outcome: Outcome<A>) {
-        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+        let mut noted = self
+            .notes
+            .outcome
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *noted = Some(outcome);
     }
 
     fn made_keys(&self) -> Vec<StoredDataKey> {
@@ -151,7 +176,7 @@ fn failed<E: std::error::Error>(error: LedgerError) -> AggregateError<E> {
     AggregateError::UnexpectedError(Box::new(error))
 }
 
-impl<A: Cached> EventStore<A> for Session<A> {
+impl<A: Cached> EventStore<A> for Session<'_, A> {
     type AC = LoadedAggregate<A>;
 
     async fn load_events(
@@ -182,7 +207,8 @@ impl<A: Cached> EventStore<A> for Session<A> {
         } else {
             self.core.remembered::<A>(self.stream())
         };
-        self.remembered
+        self.notes
+            .remembered
             .store(remembered.is_some(), Ordering::Relaxed);
         let (aggregate, tip) = match remembered {
             Some(remembered) => remembered,
@@ -194,7 +220,7 @@ impl<A: Cached> EventStore<A> for Session<A> {
         };
         match self.order.expected_version {
             // The caller may know of an append by another process that this one does not.
-            Some(expected) if expected != tip.sequence && self.is_remembered() => {
+            Some(expected) if expected != tip.sequence && self.notes.is_remembered() => {
                 return Err(AggregateError::AggregateConflict);
             }
             Some(expected) if expected != tip.sequence => {
@@ -224,7 +250,7 @@ impl<A: Cached> EventStore<A> for Session<A> {
             subscriber_id,
         } = context;
         if events.is_empty() && self.order.idempotency.is_none() {
-            if self.is_remembered() {
+            if self.notes.is_remembered() {
                 // It was durable once. A database that took over meanwhile may have lost it: the
                 // next attempt is decided on the record.
                 return Err(AggregateError::AggregateConflict);
@@ -267,13 +293,13 @@ impl<A: Cached> EventStore<A> for Session<A> {
                     self.core.keyring.stored(&data_keys, erasures, planned);
                     self.core.keyring.living(&used_keys, erasures, planned);
                 }
-                let envelopes = envelopes(self.stream(), tip, &events);
                 self.note(Outcome::Recorded {
                     aggregate,
                     tip: new_tip,
                     appended: events.len(),
                 });
-                Ok(envelopes)
+                // The framework would show them to its queries, and it has none.
+                Ok(Vec::new())
             }
             AppendOutcome::KeyTaken(record) => {
                 self.note(Outcome::KeyTaken(record));
@@ -288,23 +314,6 @@ impl<A: Cached> EventStore<A> for Session<A> {
             }
         }
     }
-}
-
-fn envelopes<A: Recordable>(
-    stream: &StreamKey,
-    before: Tip,
-    events: &[A::Event],
-) -> Vec<EventEnvelope<A>> {
-    let aggregate_id = stream.stream_id.to_string();
-    (before.sequence.0 + 1..)
-        .zip(events)
-        .map(|(sequence, event)| EventEnvelope {
-            aggregate_id: aggregate_id.clone(),
-            sequence: usize::try_from(sequence).unwrap_or_default(),
-            payload: event.clone(),
-            metadata: HashMap::new(),
-        })
-        .collect()
 }
 
 #[async_trait]
