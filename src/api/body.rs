@@ -1,11 +1,12 @@
 //! The bodies of commands and facts: read, checked, and turned into what the domain understands.
 //! Personal data leaves here as text to be sealed.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
+use super::view::{Opened, Recipient};
 use crate::domain::event::{
     Audience, BounceType, Category, Classification, Context, Fact, Interaction, MessageRef,
     Priority, Report, Requested, Severity, words,
@@ -79,29 +80,39 @@ impl CommandName {
     }
 }
 
+/// What a call says: what it wants, and what of it is private.
+#[derive(Debug)]
+pub struct Said<'a> {
+    pub wish: Wish,
+    /// What the wish has sealed.
+    pub private: Opened<'a>,
+}
+
 /// Reads the body of a call. `None` when something was wrong; then `faults` says what.
-pub fn read(
+pub fn read<'a>(
     command: CommandName,
-    fields: &mut Fields<'_>,
+    fields: &mut Fields<'a>,
     payload_bytes_max: usize,
     faults: &mut Faults,
-) -> Option<Wish> {
+) -> Option<Said<'a>> {
     match command {
         CommandName::Request => request(fields, payload_bytes_max, faults),
-        CommandName::Queue => Some(Wish::of(Action::Queue {
-            queue: fields.name("queue", faults),
-            available_at: fields.time("available_at", faults),
-        })),
+        CommandName::Queue => {
+            let action = Action::Queue {
+                queue: fields.name("queue", faults),
+                available_at: fields.time("available_at", faults),
+            };
+            Some(Said::of(Wish::of(action), Opened::default()))
+        }
         CommandName::Retract => {
             let reason = fields.required("reason", faults, |fields, name, faults| {
                 fields.text(name, FREE_TEXT_BYTES_MAX, faults)
             })?;
-            let mut wish = Wish::of(Action::Retract);
-            wish.private = private(&PrivateReport {
-                reason: Some(&reason),
-                raw: None,
-            });
-            Some(wish)
+            let private = Opened {
+                reason: Some(reason),
+                ..Opened::default()
+            };
+            Some(Said::of(Wish::of(Action::Retract), private))
         }
         CommandName::Sent
         | CommandName::Delivered
@@ -127,45 +138,26 @@ impl Wish {
     }
 }
 
-/// What is sealed beside `notification.requested`.
-#[derive(Serialize)]
-struct PrivateRequest<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    subscriber: Option<Recipient>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    payload: Option<&'a RawValue>,
+impl<'a> Said<'a> {
+    /// Has the wish seal what was said in private.
+    fn of(wish: Wish, private: Opened<'a>) -> Self {
+        let text = serde_json::to_string(&private).unwrap_or_default();
+        let to_seal = (text != "{}").then(|| text.into());
+        Self {
+            wish: Wish {
+                private: to_seal,
+                ..wish
+            },
+            private,
+        }
+    }
 }
 
-/// How to reach somebody.
-#[derive(Debug, Default, PartialEq, Eq, Serialize)]
-struct Recipient {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    email: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    phone: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    locale: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    timezone: Option<String>,
-    #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
-    channels: std::collections::BTreeMap<String, String>,
-}
-
-/// What is sealed beside a report or a retraction.
-#[derive(Serialize)]
-struct PrivateReport<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    raw: Option<&'a RawValue>,
-}
-
-fn private<T: Serialize>(parts: &T) -> Option<Arc<str>> {
-    let text = serde_json::to_string(parts).unwrap_or_default();
-    (text != "{}").then(|| text.into())
-}
-
-fn request(fields: &mut Fields<'_>, payload_bytes_max: usize, faults: &mut Faults) -> Option<Wish> {
+fn request<'a>(
+    fields: &mut Fields<'a>,
+    payload_bytes_max: usize,
+    faults: &mut Faults,
+) -> Option<Said<'a>> {
     let workflow_id = fields.required("workflow_id", faults, Fields::parsed);
     let subscriber = fields.required("subscriber", faults, |fields, name, faults| {
         let mut fields = fields.object(name, faults)?;
@@ -214,17 +206,18 @@ fn request(fields: &mut Fields<'_>, payload_bytes_max: usize, faults: &mut Fault
         expires_at,
         metadata,
     };
-    Some(Wish {
-        action: Action::Request(Arc::new(requested)),
-        occurred_at: None,
-        private: private(&PrivateRequest {
-            subscriber: (recipient != Recipient::default()).then_some(recipient),
-            payload,
-        }),
+    let wish = Wish {
         id,
         correlation_id,
         causation_id,
-    })
+        ..Wish::of(Action::Request(Arc::new(requested)))
+    };
+    let private = Opened {
+        subscriber: recipient,
+        payload: payload.map(Cow::Borrowed),
+        ..Opened::default()
+    };
+    Some(Said::of(wish, private))
 }
 
 fn subscriber(fields: &mut Fields<'_>, faults: &mut Faults) -> Option<(SubscriberId, Recipient)> {
@@ -275,12 +268,12 @@ fn classification(fields: &mut Fields<'_>, faults: &mut Faults) -> Classificatio
     classification
 }
 
-fn report(
+fn report<'a>(
     command: CommandName,
-    fields: &mut Fields<'_>,
+    fields: &mut Fields<'a>,
     payload_bytes_max: usize,
     faults: &mut Faults,
-) -> Option<Wish> {
+) -> Option<Said<'a>> {
     let message = message(fields, faults);
     let occurred_at = fields.time("occurred_at", faults);
     let raw = fields.verbatim("raw", payload_bytes_max, faults);
@@ -292,16 +285,20 @@ fn report(
         context: Context::default(),
         fact,
     };
-    let mut wish = Wish::of(Action::Report {
+    let action = Action::Report {
         report: Arc::new(report),
         adoption: None,
-    });
-    wish.occurred_at = occurred_at;
-    wish.private = private(&PrivateReport {
-        reason: reason.as_deref(),
-        raw,
-    });
-    Some(wish)
+    };
+    let wish = Wish {
+        occurred_at,
+        ..Wish::of(action)
+    };
+    let private = Opened {
+        reason,
+        raw: raw.map(Cow::Borrowed),
+        ..Opened::default()
+    };
+    Some(Said::of(wish, private))
 }
 
 fn message(fields: &mut Fields<'_>, faults: &mut Faults) -> MessageRef {

@@ -50,7 +50,7 @@ pub struct AsOf {
     tag = "Audit",
     operation_id = "get_notification",
     params(("id" = uuid::Uuid, Path, description = "The notification's id."), AsOf),
-    responses((status = 200, description = "The notification.", body = NotificationView, headers(
+    responses((status = 200, description = "The notification.", body = NotificationView<'static>, headers(
         ("ETag" = String, description = "The version, for `If-Match`."),
         ("Ledger-Position" = String, description = "Of the notification's last event."),
     ))),

@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::response::Response;
 use futures_util::future::try_join_all;
 use http::HeaderMap;
+use serde_json::value::{RawValue, to_raw_value};
 use utoipa::IntoParams;
 
 use super::filters::Filters;
@@ -24,7 +25,7 @@ use crate::domain::time::Timestamp;
 use crate::ledger::Until;
 use crate::ledger::record::{Position, TenantPlace};
 use crate::ledger::registry::Scope;
-use crate::problem::Problem;
+use crate::problem::{Problem, internal};
 use crate::projections::Projection;
 use crate::projections::notifications::query::{Found, Wanted, list as found};
 
@@ -71,7 +72,7 @@ pub struct NotificationFilters {
     tag = "Lists",
     operation_id = "list_notifications",
     params(NotificationFilters),
-    responses((status = 200, description = "A page of notifications.", body = Page<ListedNotification>, headers(
+    responses((status = 200, description = "A page of notifications.", body = Page<ListedNotification<'static>>, headers(
         ("Ledger-Position" = String, description = "Everything up to here is in the list."),
     ))),
 )]
@@ -119,12 +120,13 @@ fn wanted(filters: &mut Filters) -> Wanted {
     }
 }
 
-/// `None` for a row whose record is gone: somebody took it from the database.
+/// As it stands in the list. `None` for a row whose record is gone: somebody took it from the
+/// database.
 async fn show(
     state: &ApiState,
     tenant: &TenantPlace,
     row: Found,
-) -> Result<Option<ListedNotification>, Problem> {
+) -> Result<Option<Box<RawValue>>, Problem> {
     let stream = tenant.stream(row.notification_id);
     let until = Until::Version(row.version);
     let loaded = state.ledger.load::<Notification>(&stream, until).await?;
@@ -132,5 +134,6 @@ async fn show(
         return Ok(None);
     };
     let view = view::notification(state, &stream, &loaded.aggregate, loaded.tip, None).await?;
-    Ok(Some(view.listed()))
+    let listed = to_raw_value(&view.listed()).map_err(|error| internal(&error))?;
+    Ok(Some(listed))
 }

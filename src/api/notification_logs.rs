@@ -1,5 +1,6 @@
 //! A tenant's messages, one by one: where each stands, and what its provider said.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use axum::extract::State;
@@ -215,7 +216,7 @@ fn wanted(filters: &mut Filters) -> Wanted {
 }
 
 /// The sealed parts that some rows point at: by event, `None` if they were erased.
-type Parts = HashMap<(StreamId, Sequence), Option<Opened>>;
+type Parts = HashMap<(StreamId, Sequence), Option<Opened<'static>>>;
 
 async fn show(
     state: &ApiState,
@@ -247,7 +248,7 @@ async fn open(
     state: &ApiState,
     tenant: &TenantPlace,
     event: &RecordedEvent,
-) -> Result<((StreamId, Sequence), Option<Opened>), Problem> {
+) -> Result<((StreamId, Sequence), Option<Opened<'static>>), Problem> {
     let stream = tenant.stream(event.stream_id);
     let opened = view::opened(state, &stream, event).await?;
     Ok(((event.stream_id, event.sequence), opened))
@@ -292,7 +293,9 @@ fn log(row: &Found, parts: &Parts) -> Result<LogView, Problem> {
             message: error.and_then(|opened| opened.as_ref()?.reason.clone()),
             occurred_at,
         }),
-        raw: report.and_then(|opened| opened.as_ref()?.raw.clone()),
+        raw: report
+            .and_then(|opened| opened.as_ref()?.raw.clone())
+            .map(Cow::into_owned),
         metadata: RawValue::from_string(row.metadata).map_err(|error| internal(&error))?,
         erased: [error, report].into_iter().flatten().any(Option::is_none),
     })

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::body::{self, CommandName, Wish};
+use super::body::{self, CommandName, Said, Wish};
 use super::content::{read_json, read_json_if_any};
 use super::request::{Caller, Id, idempotency, if_match};
 use super::schema::{
@@ -18,7 +18,7 @@ use super::schema::{
     Suppressed,
 };
 use super::state::ApiState;
-use super::view::{self, JustSealed, NotificationView};
+use super::view::{self, JustSealed, NotificationView, Opened};
 use crate::domain::ids::{EventId, Sequence, StreamId};
 use crate::domain::notification::{Action, Notification, NotificationCommand};
 use crate::json::{Faults, Fields};
@@ -43,7 +43,7 @@ const ANSWER_BYTES_USUAL: usize = 1536;
     tag = "Commands",
     operation_id = "request_notification",
     request_body = RequestNotification,
-    responses((status = 201, description = "The notification.", body = NotificationView, headers(
+    responses((status = 201, description = "The notification.", body = NotificationView<'static>, headers(
         ("Location" = String, description = "Where the notification can be read."),
         ("ETag" = String, description = "The version, for `If-Match`."),
         ("Ledger-Position" = String, description = "For `Ledger-Min-Position`: a read that sends it sees this."),
@@ -78,7 +78,7 @@ macro_rules! commands {
             tag = $tag,
             params(("id" = uuid::Uuid, Path, description = "The notification's id.")),
             request_body = $body,
-            responses((status = 200, description = "The notification, right after.", body = NotificationView, headers(
+            responses((status = 200, description = "The notification, right after.", body = NotificationView<'static>, headers(
                 ("ETag" = String, description = "The version, for `If-Match`."),
                 ("Ledger-Position" = String, description = "For `Ledger-Min-Position`: a read that sends it sees this."),
                 ("Idempotent-Replayed" = String, description = "`true` if this is the first answer again."),
@@ -185,21 +185,24 @@ impl Asked<'_> {
         tenant: &TenantPlace,
         headers: &HeaderMap,
     ) -> Result<Response, Problem> {
-        let wish = read_wish(state, self.command, self.body)?;
+        let Said { wish, private } = read_call(state, self.command, self.body)?;
         let call = Call {
             provenance: &caller.provenance(None, None),
             tenant,
             idempotency: idempotency(headers, "POST", self.path, self.body)?,
             expected_version: if_match(headers)?,
         };
-        let private = wish.private.clone();
         let done = carry_out(state, &call, self.id, wish).await?;
-        answer(state, self.command, &done, private.as_deref()).await
+        answer(state, self.command, &done, private).await
     }
 }
 
 /// The checked body of a single call.
-fn read_wish(state: &ApiState, command: CommandName, body: &[u8]) -> Result<Wish, Problem> {
+fn read_call<'a>(
+    state: &ApiState,
+    command: CommandName,
+    body: &'a [u8],
+) -> Result<Said<'a>, Problem> {
     // Calls without anything to say may leave the body out.
     let body = if body.is_empty() && command != CommandName::Request {
         b"{}"
@@ -207,17 +210,17 @@ fn read_wish(state: &ApiState, command: CommandName, body: &[u8]) -> Result<Wish
         body
     };
     let mut faults = Faults::default();
-    let wish = Fields::of_body(body, &mut faults)?.and_then(|mut fields| {
-        let wish = body::read(
+    let said = Fields::of_body(body, &mut faults)?.and_then(|mut fields| {
+        let said = body::read(
             command,
             &mut fields,
             state.limits.payload_bytes_max,
             &mut faults,
         );
         fields.finish(&mut faults);
-        wish
+        said
     });
-    Ok(faults.or(wish)?)
+    Ok(faults.or(said)?)
 }
 
 /// Who wants something, for which tenant, and under which conditions.
@@ -265,18 +268,17 @@ pub async fn carry_out(
         .await?)
 }
 
-/// The answer to a command: the notification right after it. `private` is what the command had
-/// sealed.
+/// The answer to a command: the notification right after it. What the command said in private need
+/// not be opened to be shown.
 async fn answer(
     state: &ApiState,
     command: CommandName,
     done: &Done<Notification>,
-    private: Option<&str>,
+    private: Opened<'_>,
 ) -> Result<Response, Problem> {
     let just_sealed = done
         .just_appended()
-        .zip(private)
-        .map(|(event_id, text)| JustSealed { event_id, text });
+        .map(|event_id| JustSealed { event_id, private });
     let mut view =
         view::notification(state, &done.stream, &done.aggregate, done.tip, just_sealed).await?;
     view.deduplicated = done.appended == 0 && command.is_fact();
@@ -299,7 +301,7 @@ async fn answer(
 
 /// A notification as an answer, with its version and its place in the ledger.
 pub(super) fn shown(
-    view: &NotificationView,
+    view: &NotificationView<'_>,
     position: LedgerPosition,
 ) -> Result<Response, Problem> {
     let mut response = json_response(view)?;

@@ -168,9 +168,9 @@ impl Bulk {
                 .map(StreamId),
         };
         let payload_bytes_max = self.state.limits.payload_bytes_max;
-        let wish = body::read(name, &mut fields, payload_bytes_max, faults);
+        let said = body::read(name, &mut fields, payload_bytes_max, faults);
         fields.finish(faults);
-        Some((name, target, own_key, wish?))
+        Some((name, target, own_key, said?.wish))
     }
 
     /// Carries out what could be read. Results are in the order of the items.

@@ -1,5 +1,6 @@
 //! One notification, as callers see it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -7,14 +8,14 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::sealed::{JustSealed, Opened, open, parse};
+use super::sealed::{JustSealed, Opened, open};
 use crate::api::schema;
 use crate::api::state::ApiState;
 use crate::domain::anomaly::Anomaly;
 use crate::domain::event::{
     Audience, BounceType, Category, Classification, Priority, Sealed, Severity,
 };
-use crate::domain::ids::EventId;
+use crate::domain::ids::{EventId, WorkflowId};
 use crate::domain::notification::Notification;
 use crate::domain::precedence::PrecedenceRule;
 use crate::domain::state::{LastError, Message, Status, Times};
@@ -25,12 +26,12 @@ use crate::problem::Problem;
 
 /// One notification, with all that was sent.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct NotificationView {
+pub struct NotificationView<'a> {
     #[serde(flatten)]
-    pub listed: ListedNotification,
+    pub listed: ListedNotification<'a>,
     /// As it was sent; `null` once the subscriber was erased.
     #[schema(required, value_type = Option<Object>)]
-    pub payload: Option<Box<RawValue>>,
+    pub payload: Option<Cow<'a, RawValue>>,
     /// Only in the answer to a fact that was on record already.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub deduplicated: bool,
@@ -38,16 +39,16 @@ pub struct NotificationView {
 
 /// One notification, but for what was sent.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct ListedNotification {
+pub struct ListedNotification<'a> {
     pub id: Uuid,
     #[schema(example = "acme")]
-    pub tenant_id: String,
+    pub tenant_id: &'a str,
     #[schema(required)]
-    pub external_id: Option<String>,
+    pub external_id: Option<&'a str>,
     #[schema(required)]
-    pub workflow_id: Option<String>,
+    pub workflow_id: Option<&'a str>,
     #[schema(required)]
-    pub workflow_version: Option<String>,
+    pub workflow_version: Option<&'a str>,
     #[schema(value_type = Status)]
     pub status: &'static str,
     /// Which rule judged between contradicting reports.
@@ -60,13 +61,15 @@ pub struct ListedNotification {
     pub category: Option<&'static str>,
     #[schema(required, value_type = Option<Priority>)]
     pub priority: Option<&'static str>,
-    pub channels: Vec<String>,
+    #[schema(value_type = Vec<String>)]
+    pub channels: &'a [String],
     #[schema(required)]
-    pub classification: Option<ClassificationView>,
+    pub classification: Option<ClassificationView<'a>>,
     /// In lists, only the id.
     #[schema(required)]
-    pub subscriber: Option<SubscriberView>,
-    pub metadata: BTreeMap<String, String>,
+    pub subscriber: Option<SubscriberView<'a>>,
+    #[schema(value_type = BTreeMap<String, String>)]
+    pub metadata: &'a BTreeMap<String, String>,
     pub messages: Vec<MessageView>,
     #[schema(required)]
     pub scheduled_at: Option<Timestamp>,
@@ -77,7 +80,7 @@ pub struct ListedNotification {
     #[schema(required)]
     pub queued_at: Option<Timestamp>,
     #[schema(required)]
-    pub queue: Option<String>,
+    pub queue: Option<&'a str>,
     #[schema(required)]
     pub available_at: Option<Timestamp>,
     #[serde(flatten)]
@@ -94,9 +97,9 @@ pub struct ListedNotification {
     pub erased: bool,
 }
 
-impl NotificationView {
+impl<'a> NotificationView<'a> {
     /// As lists show it: without the payload and the recipient's addresses.
-    pub fn listed(self) -> ListedNotification {
+    pub fn listed(self) -> ListedNotification<'a> {
         let mut listed = self.listed;
         if let Some(subscriber) = &mut listed.subscriber {
             subscriber.sealed = Recipient::default();
@@ -107,9 +110,9 @@ impl NotificationView {
 
 /// How the caller files the notification.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct ClassificationView {
+pub struct ClassificationView<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub error_code: Option<String>,
+    pub error_code: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Audience)]
     pub audience: Option<&'static str>,
@@ -120,14 +123,14 @@ pub struct ClassificationView {
 
 /// The recipient; all but the id is gone after an erasure.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct SubscriberView {
-    pub id: String,
+pub struct SubscriberView<'a> {
+    pub id: &'a str,
     #[serde(flatten)]
     pub sealed: Recipient,
 }
 
 /// How to reach somebody.
-#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct Recipient {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -141,6 +144,12 @@ pub struct Recipient {
     /// Addresses by channel.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub channels: BTreeMap<String, String>,
+}
+
+impl Recipient {
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// When each stage was reached.
@@ -220,17 +229,18 @@ struct Opener<'a> {
     erased: bool,
 }
 
-impl Opener<'_> {
+impl<'a> Opener<'a> {
     async fn open(
         &mut self,
         event_id: EventId,
         sealed: Option<&Sealed>,
-    ) -> Result<Opened, Problem> {
+    ) -> Result<Opened<'a>, Problem> {
         let Some(sealed) = sealed else {
             return Ok(Opened::default());
         };
-        if let Some(just_sealed) = self.just_sealed.filter(|just| just.event_id == event_id) {
-            return parse(just_sealed.text);
+        let just_sealed = &mut self.just_sealed;
+        if let Some(just_sealed) = just_sealed.take_if(|just| just.event_id == event_id) {
+            return Ok(just_sealed.private);
         }
         let opened = open(self.state, self.stream, event_id, sealed).await?;
         self.erased |= opened.is_none();
@@ -257,15 +267,18 @@ impl Opener<'_> {
     }
 }
 
+/// Of a notification that nobody requested here.
+const NO_METADATA: &BTreeMap<String, String> = &BTreeMap::new();
+
 /// Shows a notification as folded up to `tip`. What was just sealed is not opened again: it is shown
 /// as it was when its event became durable.
-pub async fn notification(
-    state: &ApiState,
-    stream: &StreamKey,
-    notification: &Notification,
+pub async fn notification<'a>(
+    state: &'a ApiState,
+    stream: &'a StreamKey,
+    notification: &'a Notification,
     tip: Tip,
-    just_sealed: Option<JustSealed<'_>>,
-) -> Result<NotificationView, Problem> {
+    just_sealed: Option<JustSealed<'a>>,
+) -> Result<NotificationView<'a>, Problem> {
     let mut seals = Opener {
         state,
         stream,
@@ -302,35 +315,31 @@ pub async fn notification(
     let queued = notification.queued().last().map(|queued| &queued.value);
     let listed = ListedNotification {
         id: stream.stream_id.0,
-        tenant_id: stream.tenant_id.to_string(),
-        external_id: requested.and_then(|requested| requested.external_id.clone()),
-        workflow_id: notification.workflow_id().map(ToString::to_string),
-        workflow_version: requested.and_then(|requested| requested.workflow_version.clone()),
+        tenant_id: stream.tenant_id.as_str(),
+        external_id: requested.and_then(|requested| requested.external_id.as_deref()),
+        workflow_id: notification.workflow_id().map(WorkflowId::as_str),
+        workflow_version: requested.and_then(|requested| requested.workflow_version.as_deref()),
         status: summary.status.as_str(),
         rule: rule.name(),
         version: tip.sequence.0,
         category: requested.map(|requested| requested.category.as_str()),
         priority: requested.map(|requested| requested.priority.as_str()),
-        channels: requested
-            .map(|requested| requested.channels.clone())
-            .unwrap_or_default(),
+        channels: requested.map_or(&[], |requested| &requested.channels),
         classification: requested
             .map(|requested| &requested.classification)
             .filter(|classification| !classification.is_empty())
             .map(Into::into),
         subscriber: notification.subscriber_id().map(|id| SubscriberView {
-            id: id.to_string(),
+            id: id.as_str(),
             sealed: opened.subscriber,
         }),
-        metadata: requested
-            .map(|requested| requested.metadata.clone())
-            .unwrap_or_default(),
+        metadata: requested.map_or(NO_METADATA, |requested| &requested.metadata),
         messages,
         scheduled_at: requested.and_then(|requested| requested.scheduled_at),
         expires_at: requested.and_then(|requested| requested.expires_at),
         requested_at: request.map(|request| request.occurred_at),
         queued_at: summary.queued_at,
-        queue: queued.and_then(|queued| queued.queue.clone()),
+        queue: queued.and_then(|queued| queued.queue.as_deref()),
         available_at: queued.and_then(|queued| queued.available_at),
         times: summary.times.into(),
         retracted_at: retraction.map(|retraction| retraction.occurred_at),
@@ -385,10 +394,10 @@ async fn last_error_view(
     })
 }
 
-impl From<&Classification> for ClassificationView {
-    fn from(classification: &Classification) -> Self {
+impl<'a> From<&'a Classification> for ClassificationView<'a> {
+    fn from(classification: &'a Classification) -> Self {
         Self {
-            error_code: classification.error_code.clone(),
+            error_code: classification.error_code.as_deref(),
             audience: classification.audience.map(Audience::as_str),
             severity: classification.severity.map(Severity::as_str),
         }

@@ -1,6 +1,8 @@
 //! What is sealed beside events.
 
-use serde::Deserialize;
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::Recipient;
@@ -10,21 +12,26 @@ use crate::domain::ids::EventId;
 use crate::ledger::record::{RecordedEvent, StreamKey};
 use crate::problem::{Problem, internal};
 
-/// What may be sealed beside an event, whichever event it is.
-#[derive(Debug, Default, Deserialize)]
+/// What may be sealed beside an event, whichever event it is: as it is read, before it is sealed and
+/// after it was opened.
+#[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
-pub struct Opened {
+pub struct Opened<'a> {
+    #[serde(skip_serializing_if = "Recipient::is_empty")]
     pub subscriber: Recipient,
-    pub payload: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payload: Option<Cow<'a, RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    pub raw: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub raw: Option<Cow<'a, RawValue>>,
 }
 
-/// What a call has just had sealed beside an event that is on record now, as it was before.
-#[derive(Clone, Copy, Debug)]
+/// What a call has just had sealed beside an event that is on record now.
+#[derive(Debug)]
 pub struct JustSealed<'a> {
     pub event_id: EventId,
-    pub text: &'a str,
+    pub private: Opened<'a>,
 }
 
 /// Of a stored payload, only that.
@@ -39,16 +46,12 @@ pub(super) async fn open(
     stream: &StreamKey,
     event_id: EventId,
     sealed: &Sealed,
-) -> Result<Option<Opened>, Problem> {
+) -> Result<Option<Opened<'static>>, Problem> {
     let Some(text) = state.ledger.open(stream, event_id, sealed).await? else {
         return Ok(None);
     };
-    parse(&text).map(Some)
-}
-
-/// Takes apart what was sealed.
-pub(super) fn parse(text: &str) -> Result<Opened, Problem> {
-    serde_json::from_str(text).map_err(|error| internal(&error))
+    let opened = serde_json::from_str(&text).map_err(|error| internal(&error))?;
+    Ok(Some(opened))
 }
 
 /// As [`open`], of an event as it stands in the record. Without a sealed part there is nothing to
@@ -57,7 +60,7 @@ pub async fn opened(
     state: &ApiState,
     stream: &StreamKey,
     event: &RecordedEvent,
-) -> Result<Option<Opened>, Problem> {
+) -> Result<Option<Opened<'static>>, Problem> {
     let part: SealedPart = serde_json::from_str(&event.data).map_err(|error| internal(&error))?;
     match part.sealed {
         Some(sealed) => open(state, stream, event.event_id, &sealed).await,
