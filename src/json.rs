@@ -133,7 +133,7 @@ fn checked_text(body: &[u8]) -> Result<&str, Unreadable> {
 /// Whether arrays and objects are nested deeper than `depth_max`. No text exhausts the stack.
 pub fn is_nested_deeper(text: &str, depth_max: usize) -> bool {
     // Seldom are there so many brackets at all, and counting them all is quick.
-    let brackets = text.bytes().filter(|byte| matches!(byte, b'[' | b'{'));
+    let brackets = memchr::memchr2_iter(b'[', b'{', text.as_bytes());
     brackets.count() > depth_max && nesting(text) > depth_max
 }
 
