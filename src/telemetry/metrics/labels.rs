@@ -21,6 +21,7 @@ pub enum AppendOutcome {
 }
 
 impl AppendOutcome {
+    /// In the order they are declared in.
     pub(super) const ALL: [Self; 7] = [
         Self::Committed,
         Self::Conflict,
@@ -119,6 +120,7 @@ pub enum Cache {
 }
 
 impl Cache {
+    /// In the order they are declared in.
     pub(super) const ALL: [Self; 3] = [Self::Stream, Self::DataKey, Self::Auth];
 
     pub(super) fn label(self) -> &'static str {

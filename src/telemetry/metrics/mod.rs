@@ -4,6 +4,7 @@
 //! labels only take values from a closed list or from the router: their number is
 //! bounded whatever callers send. Recording allocates nothing but the route's text.
 
+mod bound;
 mod labels;
 mod process;
 
@@ -11,11 +12,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, MeterProvider, UpDownCounter};
+use opentelemetry::metrics::{
+    BoundCounter, Counter, Gauge, Histogram, Meter, MeterProvider, UpDownCounter,
+};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use prometheus::{Registry, TextEncoder};
 
 use super::ErrorChain;
+use bound::{Bound, HttpInstruments, HttpKind, KeptHttpKind, QueueInstruments};
 use labels::{known_method, lane_label};
 
 pub use labels::{AppendOutcome, AuthFailure, Cache, WebhookOutcome};
@@ -40,17 +44,21 @@ struct Inner {
     _provider: SdkMeterProvider,
     http_requests: Counter<u64>,
     http_request_duration: Histogram<f64>,
+    http: Bound<KeptHttpKind, HttpInstruments>,
     http_in_flight: UpDownCounter<i64>,
     live_streams: UpDownCounter<i64>,
     append_duration: Histogram<f64>,
     append_commands: Histogram<u64>,
     append_events: Histogram<u64>,
     append_bytes: Counter<u64>,
-    append_outcomes: Counter<u64>,
+    /// In the order of [`AppendOutcome::ALL`].
+    append_outcomes: [BoundCounter<u64>; AppendOutcome::ALL.len()],
     events: Counter<u64>,
     queue_commands: Gauge<u64>,
     queue_bytes: Gauge<u64>,
-    cache_lookups: Counter<u64>,
+    queues: Bound<u16, QueueInstruments>,
+    /// Misses and hits, in the order of [`Cache::ALL`].
+    cache_lookups: [[BoundCounter<u64>; 2]; Cache::ALL.len()],
     webhooks: Counter<u64>,
     auth_failures: Counter<u64>,
     projection_events: Counter<u64>,
@@ -134,15 +142,27 @@ impl Metrics {
 
     /// One answered request. `route` is the router's pattern, never the path itself.
     pub fn http_request(&self, method: &str, route: &str, status: u16, duration: Duration) {
-        let labels = [
-            KeyValue::new("method", known_method(method)),
-            KeyValue::new("route", route.to_owned()),
-            KeyValue::new("status", i64::from(status)),
-        ];
-        self.inner.http_requests.add(1, &labels);
-        self.inner
-            .http_request_duration
-            .record(duration.as_secs_f64(), &labels);
+        let inner = &self.inner;
+        let kind = HttpKind {
+            method: known_method(method),
+            route,
+            status,
+        };
+        let bind = || {
+            let labels = [
+                KeyValue::new("method", kind.method),
+                KeyValue::new("route", route.to_owned()),
+                KeyValue::new("status", i64::from(status)),
+            ];
+            HttpInstruments {
+                requests: inner.http_requests.bind(&labels),
+                duration: inner.http_request_duration.bind(&labels),
+            }
+        };
+        inner.http.with(kind, bind, |instruments| {
+            instruments.requests.add(1);
+            instruments.duration.record(duration.as_secs_f64());
+        });
     }
 
     /// Counts a request as being served until the answer is dropped.
@@ -176,8 +196,7 @@ impl Metrics {
     }
 
     pub fn append_outcome(&self, outcome: AppendOutcome, commands: u64) {
-        let labels = [KeyValue::new("outcome", outcome.label())];
-        self.inner.append_outcomes.add(commands, &labels);
+        self.inner.append_outcomes[outcome as usize].add(commands);
     }
 
     /// Events made durable, by stored name.
@@ -188,9 +207,18 @@ impl Metrics {
 
     /// What waits for a lane now.
     pub fn queue_depth(&self, lane: u16, commands: usize, bytes: usize) {
-        let lane = [lane_label(lane)];
-        self.inner.queue_commands.record(commands as u64, &lane);
-        self.inner.queue_bytes.record(bytes as u64, &lane);
+        let inner = &self.inner;
+        let bind = || {
+            let lane = [lane_label(lane)];
+            QueueInstruments {
+                commands: inner.queue_commands.bind(&lane),
+                bytes: inner.queue_bytes.bind(&lane),
+            }
+        };
+        inner.queues.with(lane, bind, |instruments| {
+            instruments.commands.record(commands as u64);
+            instruments.bytes.record(bytes as u64);
+        });
     }
 
     pub fn cache_lookup(&self, cache: Cache, is_hit: bool) {
@@ -256,11 +284,7 @@ impl Metrics {
     }
 
     fn cache_lookups(&self, cache: Cache, is_hit: bool, lookups: u64) {
-        let labels = [
-            KeyValue::new("cache", cache.label()),
-            KeyValue::new("result", if is_hit { "hit" } else { "miss" }),
-        ];
-        self.inner.cache_lookups.add(lookups, &labels);
+        self.inner.cache_lookups[cache as usize][usize::from(is_hit)].add(lookups);
     }
 
     /// A series that first appears with its first event has no increase to see: alerts
@@ -302,6 +326,8 @@ impl Inner {
                 .with_boundaries(BATCH_BUCKETS.to_vec())
                 .build()
         };
+        let append_outcomes = counter("ledger.append.outcomes", "Commands by what became of them");
+        let cache_lookups = counter("ledger.cache.lookups", "Cache look-ups by result");
 
         Self {
             http_requests: counter("ledger.http.requests", "Requests answered"),
@@ -325,13 +351,23 @@ impl Inner {
                 .with_description("Bytes of events made durable")
                 .with_unit("By")
                 .build(),
-            append_outcomes: counter("ledger.append.outcomes", "Commands by what became of them"),
+            http: Bound::default(),
+            queues: Bound::default(),
+            append_outcomes: AppendOutcome::ALL
+                .map(|outcome| append_outcomes.bind(&[KeyValue::new("outcome", outcome.label())])),
             events: counter("ledger.events.appended", "Events made durable"),
             queue_commands: gauge("ledger.queue.commands", "Commands waiting for a lane").build(),
             queue_bytes: gauge("ledger.queue", "Bytes waiting for a lane")
                 .with_unit("By")
                 .build(),
-            cache_lookups: counter("ledger.cache.lookups", "Cache look-ups by result"),
+            cache_lookups: Cache::ALL.map(|cache| {
+                ["miss", "hit"].map(|result| {
+                    cache_lookups.bind(&[
+                        KeyValue::new("cache", cache.label()),
+                        KeyValue::new("result", result),
+                    ])
+                })
+            }),
             webhooks: counter("ledger.webhooks", "Webhooks by what became of them"),
             auth_failures: counter("ledger.auth.failures", "Requests that were not let in"),
             projection_events: counter(
