@@ -128,12 +128,16 @@ where
     S: Service<Request, Response = Response, Error = Infallible>,
 {
     let (request, arrival) = Arrival::watch(request);
-    let answering = AssertUnwindSafe(async { routes.call(request).await }).catch_unwind();
+    let answering = async {
+        let Ok(response) = routes.call(request).await;
+        response
+    };
+    let answering = AssertUnwindSafe(answering).catch_unwind();
     let Ok(answered) = tokio::time::timeout(state.limits.request_timeout, answering).await else {
         // Nothing of a body that does not come is waited for any longer.
         return too_slow(arrival.as_ref()).into_response();
     };
-    let response = answered.map(|Ok(response)| response).unwrap_or_else(|_| {
+    let response = answered.unwrap_or_else(|_| {
         tracing::error!("a request panicked");
         Problem::Internal.into_response()
     });
