@@ -284,6 +284,17 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     }
 }
 
+/// The text that a value is, if it is one.
+fn text_of(value: &RawValue) -> Option<Cow<'_, str>> {
+    let json = value.get();
+    let between_quotes = json.strip_prefix('"')?.strip_suffix('"')?;
+    if between_quotes.contains('\\') {
+        return serde_json::from_str(json).ok().map(|Text(text)| text);
+    }
+    // It is valid JSON, and without escapes every character stands for itself.
+    Some(Cow::Borrowed(between_quotes))
+}
+
 /// An object being taken apart.
 #[derive(Debug)]
 pub struct Fields<'a> {
@@ -425,12 +436,8 @@ impl<'a> Fields<'a> {
         faults: &mut Faults,
         read: impl FnOnce(&mut Self, &'static str, &mut Faults) -> Option<T>,
     ) -> Option<T> {
-        let missing = !self
-            .members
-            .iter()
-            .any(|(member, value)| member == name && value.get() != "null");
         let value = read(self, name, faults);
-        if missing {
+        if value.is_none() && !self.has(name) {
             faults.add(self.pointer(name), "is required");
         }
         value
@@ -442,7 +449,17 @@ impl<'a> Fields<'a> {
         expected: &str,
         faults: &mut Faults,
     ) -> Option<Cow<'a, str>> {
-        self.value(name, expected, faults).map(|Text(text)| text)
+        let raw = self.raw(name, faults)?;
+        let text = text_of(raw);
+        if text.is_none() {
+            faults.add(self.pointer(name), format!("must be {expected}"));
+        }
+        text
+    }
+
+    fn has(&self, name: &str) -> bool {
+        let mut members = self.members.iter();
+        members.any(|(member, value)| member == name && value.get() != "null")
     }
 
     /// Any text of up to `bytes_max` bytes.
@@ -573,8 +590,8 @@ impl<'a> Fields<'a> {
         }
         let mut texts = Vec::with_capacity(items.count);
         for (index, item) in items.kept.into_iter().enumerate() {
-            if let Ok(text) = serde_json::from_str(item.get()) {
-                texts.push(text);
+            if let Some(text) = text_of(item) {
+                texts.push(text.into_owned());
             } else {
                 let list = self.pointer(name);
                 faults.add(format!("{list}/{index}"), "must be a text");
@@ -609,7 +626,7 @@ impl<'a> Fields<'a> {
             if let Err(error) = ids::check_name(key) {
                 faults.add(fields.pointer(key), format!("has a name that {error}"));
             }
-            let Ok(text) = serde_json::from_str::<String>(value.get()) else {
+            let Some(text) = text_of(value) else {
                 faults.add(fields.pointer(key), "must be a text");
                 continue;
             };
@@ -620,7 +637,8 @@ impl<'a> Fields<'a> {
                     format!("has {chars} characters; at most {chars_max} are allowed"),
                 );
             }
-            if texts.insert(key.clone().into_owned(), text).is_some() {
+            let earlier = texts.insert(key.clone().into_owned(), text.into_owned());
+            if earlier.is_some() {
                 faults.add(fields.pointer(key), "appears more than once");
             }
         }
@@ -714,6 +732,42 @@ mod tests {
             pointers(&faults),
             ["/a", "/a", "/missing", "/b", "/t", "/o/deep", "/extra~11"]
         );
+    }
+
+    #[test]
+    fn a_text_is_what_a_parser_says_it_is() {
+        for json in [
+            r#""""#,
+            r#""ä b""#,
+            r#""a \"b\" \u00e4""#,
+            r#""\ud800""#,
+            "1",
+            "[]",
+            "null",
+        ] {
+            let read = text_of(document(json.as_bytes()).unwrap());
+
+            let parsed: Option<String> = serde_json::from_str(json).ok();
+            assert_eq!(read.as_deref(), parsed.as_deref(), "{json}");
+        }
+        assert!(matches!(
+            text_of(document(br#" "a" "#).unwrap()),
+            Some(Cow::Borrowed("a"))
+        ));
+    }
+
+    #[test]
+    fn a_place_is_told_by_every_name_on_the_way() {
+        let body = br#"{"a": {"b": {"c": 1, "d~": "x"}}}"#;
+        let mut faults = Faults::default();
+        let mut fields = Fields::of_body(body, &mut faults).unwrap().unwrap();
+
+        let mut inner = fields.object("a", &mut faults).unwrap();
+        let mut innermost = inner.object("b", &mut faults).unwrap();
+        innermost.name("c", &mut faults);
+        innermost.finish(&mut faults);
+
+        assert_eq!(pointers(&faults), ["/a/b/c", "/a/b/d~0"]);
     }
 
     #[test]
