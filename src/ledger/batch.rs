@@ -103,7 +103,27 @@ pub struct PlannedEvent<'a> {
     pub hash: Hash,
 }
 
-/// Stores all requests at once and says what became of each, in order.
+/// What a batch came to.
+#[derive(Debug)]
+pub struct Stored {
+    /// What became of each request, in order.
+    pub outcomes: Vec<AppendOutcome>,
+    /// The heads it was stored on, in order of partition. None if nothing was stored.
+    pub heads: Vec<Head>,
+    /// Where its events are, in the order of requests.
+    pub places: Vec<EventPlace>,
+}
+
+/// Where an event is in the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventPlace {
+    pub position: Position,
+    pub sequence: Sequence,
+    pub recorded_at: Timestamp,
+    pub hash: Hash,
+}
+
+/// Stores all requests at once.
 ///
 /// Whatever `known` answers is not asked of the database. If all heads are known, the batch is
 /// planned on them and stored by one statement, which does nothing if they have moved; otherwise,
@@ -117,7 +137,7 @@ pub async fn append(
     known: &mut Known,
     requests: &[AppendRequest],
     now: impl Fn() -> Timestamp,
-) -> Result<Vec<AppendOutcome>, BatchError> {
+) -> Result<Stored, BatchError> {
     let mut partitions: Vec<Partition> = requests
         .iter()
         .map(|request| request.stream.partition)
@@ -125,13 +145,13 @@ pub async fn append(
     partitions.sort_unstable();
     partitions.dedup();
     if let Some(heads) = known.heads(&partitions)
-        && let Some(outcomes) = append_ahead(writer, known, requests, heads, now()).await?
+        && let Some(stored) = append_ahead(writer, known, requests, heads, now()).await?
     {
-        return Ok(outcomes);
+        return Ok(stored);
     }
     known.forget();
     let heads = writer.lock_heads(&partitions).await?;
-    let erasures = erasures(&heads);
+    let before = heads.clone();
     let connected = known.connected();
     let questions = questions(requests, &heads, connected);
     let found = writer.look_up(&questions).await?;
@@ -139,12 +159,15 @@ pub async fn append(
     let (outcomes, plan) = choose(requests, heads, &found, HashMap::new(), (connected, now()));
     if plan.is_empty() {
         writer.roll_back().await?;
-    } else {
-        writer.insert(&plan).await?;
-        writer.commit().await.map_err(BatchError::committing)?;
-        learn(known, requests, &outcomes, plan, &erasures);
+        return Ok(Stored {
+            outcomes,
+            heads: Vec::new(),
+            places: Vec::new(),
+        });
     }
-    Ok(outcomes)
+    writer.insert(&plan).await?;
+    writer.commit().await.map_err(BatchError::committing)?;
+    Ok(learn(known, requests, outcomes, plan, before))
 }
 
 /// Plans a batch on what is known and stores it. `None` if it was not stored: somebody else has
@@ -155,7 +178,7 @@ async fn append_ahead(
     requests: &[AppendRequest],
     heads: Vec<LockedHead>,
     now: Timestamp,
-) -> Result<Option<Vec<AppendOutcome>>, BatchError> {
+) -> Result<Option<Stored>, BatchError> {
     let tips: HashMap<&StreamKey, Tip> = requests
         .iter()
         .filter_map(|request| Some((&request.stream, known.tip(&request.stream)?)))
@@ -180,8 +203,7 @@ async fn append_ahead(
     match writer.append(&plan, &before).await {
         Ok(true) => {
             known.was_right();
-            learn(known, requests, &outcomes, plan, &erasures(&before));
-            Ok(Some(outcomes))
+            Ok(Some(learn(known, requests, outcomes, plan, before)))
         }
         Ok(false) => {
             known.was_wrong();
@@ -193,31 +215,25 @@ async fn append_ahead(
     }
 }
 
-fn erasures(heads: &[LockedHead]) -> BTreeMap<Partition, i64> {
-    let heads = heads.iter();
-    heads
-        .map(|locked| (locked.head.partition, locked.erasures))
-        .collect()
-}
-
 /// Remembers where a batch that was stored has left everything.
 fn learn(
     known: &mut Known,
     requests: &[AppendRequest],
-    outcomes: &[AppendOutcome],
+    outcomes: Vec<AppendOutcome>,
     plan: Plan<'_>,
-    erasures: &BTreeMap<Partition, i64>,
-) {
-    let Plan {
-        heads, data_keys, ..
-    } = plan;
-    let heads = heads.into_iter().map(|head| LockedHead {
+    before: Vec<LockedHead>,
+) -> Stored {
+    let erasures: BTreeMap<Partition, i64> = before
+        .iter()
+        .map(|locked| (locked.head.partition, locked.erasures))
+        .collect();
+    let heads = plan.heads.into_iter().map(|head| LockedHead {
         erasures: erasures.get(&head.partition).copied().unwrap_or_default(),
         head,
     });
     let tips = requests
         .iter()
-        .zip(outcomes)
+        .zip(&outcomes)
         .filter_map(|(request, outcome)| match outcome {
             // Of what was stored by an earlier attempt nobody knows what came after it.
             AppendOutcome::Committed {
@@ -227,7 +243,12 @@ fn learn(
             } => Some((&request.stream, *tip)),
             _ => None,
         });
-    known.learn(heads, tips, data_keys);
+    known.learn(heads, tips, plan.data_keys);
+    Stored {
+        outcomes,
+        heads: before.into_iter().map(|locked| locked.head).collect(),
+        places: plan.events.iter().map(PlannedEvent::place).collect(),
+    }
 }
 
 /// A batch the database did not take.
@@ -559,6 +580,15 @@ impl<'a> PlannedEvent<'a> {
 }
 
 impl PlannedEvent<'_> {
+    fn place(&self) -> EventPlace {
+        EventPlace {
+            position: self.position,
+            sequence: self.sequence,
+            recorded_at: self.recorded_at,
+            hash: self.hash,
+        }
+    }
+
     /// As it will stand in the record.
     pub fn recorded(&self) -> RecordedEvent {
         let owned = |text: &Option<Arc<str>>| text.as_ref().map(ToString::to_string);

@@ -4,6 +4,7 @@
 //! last transaction was being committed and commits all of it in one: it never waits for company,
 //! and gets more efficient the busier it is.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,10 +14,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use super::LedgerError;
 use super::announcer::Announcer;
 use super::appended::Appended;
-use super::batch::{self, AppendOutcome, AppendRequest};
+use super::batch::{self, AppendOutcome, AppendRequest, Stored};
 use super::known::Known;
-use super::record::{Partition, Position};
+use super::record::{LogEvent, Partition, PlainEvent, Position, StreamEvent};
 use super::storage::{BatchWriter, Storage, StorageError};
+use super::tail::Tail;
 use crate::clock::Clock;
 use crate::tasks::Tasks;
 use crate::telemetry::{ErrorChain, Metrics};
@@ -48,6 +50,14 @@ struct Job {
     room: OwnedSemaphorePermit,
 }
 
+/// Whom the lanes tell of what they have stored.
+#[derive(Clone, Debug)]
+pub(super) struct Told {
+    pub tail: Tail,
+    pub appended: Appended,
+    pub announcer: Announcer,
+}
+
 /// All lanes of a ledger.
 #[derive(Debug)]
 pub(super) struct Lanes {
@@ -63,7 +73,7 @@ impl Lanes {
         count: u16,
         limits: QueueLimits,
         storage: &Arc<dyn Storage>,
-        (appended, announcer): (&Appended, &Announcer),
+        told: &Told,
         clock: &Arc<dyn Clock>,
         metrics: &Metrics,
         tasks: &Tasks,
@@ -74,8 +84,7 @@ impl Lanes {
                 let lane = Lane {
                     number,
                     storage: Arc::clone(storage),
-                    appended: appended.clone(),
-                    announcer: announcer.clone(),
+                    told: told.clone(),
                     clock: Arc::clone(clock),
                     metrics: metrics.clone(),
                     connection: None,
@@ -152,8 +161,7 @@ fn weight(request: &AppendRequest) -> usize {
 struct Lane {
     number: u16,
     storage: Arc<dyn Storage>,
-    appended: Appended,
-    announcer: Announcer,
+    told: Told,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
     connection: Option<Box<dyn BatchWriter>>,
@@ -183,7 +191,9 @@ impl Lane {
                 .map(|job| (job.request, (job.reply, job.bytes, job.room)))
                 .unzip();
             match self.append(&requests).await {
-                Ok(outcomes) => {
+                Ok(stored) => {
+                    self.told.tell(requests, &stored);
+                    let outcomes = stored.outcomes;
                     for ((reply, _, _room), outcome) in replies.into_iter().zip(outcomes) {
                         // A caller who left loses the answer, not the event.
                         let _ = reply.send(Ok(outcome));
@@ -221,10 +231,7 @@ impl Lane {
         }
     }
 
-    async fn append(
-        &mut self,
-        requests: &[AppendRequest],
-    ) -> Result<Vec<AppendOutcome>, StorageError> {
+    async fn append(&mut self, requests: &[AppendRequest]) -> Result<Stored, StorageError> {
         let reused = self.connection.is_some();
         match self.try_append(requests).await {
             // A connection that broke while idle shows at the first statement: nothing was done. One
@@ -239,10 +246,7 @@ impl Lane {
         }
     }
 
-    async fn try_append(
-        &mut self,
-        requests: &[AppendRequest],
-    ) -> Result<Vec<AppendOutcome>, Failure> {
+    async fn try_append(&mut self, requests: &[AppendRequest]) -> Result<Stored, Failure> {
         let started = Instant::now();
         let mut connection = if let Some(connection) = self.connection.take() {
             connection
@@ -257,12 +261,11 @@ impl Lane {
             return Err(Failure::TooLate);
         };
         match result {
-            Ok(outcomes) => {
+            Ok(stored) => {
                 self.connection = Some(connection);
                 self.failed_at = None;
-                self.measure(requests, &outcomes, started.elapsed());
-                self.tell(requests, &outcomes);
-                Ok(outcomes)
+                self.measure(requests, &stored.outcomes, started.elapsed());
+                Ok(stored)
             }
             // After an error nobody knows what state the connection is in: it is dropped, and
             // with it whatever the transaction had done.
@@ -290,22 +293,6 @@ impl Lane {
         result
     }
 
-    /// Wakes whoever follows the log. Before the callers are answered, so that a reader whom one of
-    /// them calls finds the ledger as far as it is.
-    fn tell(&self, requests: &[AppendRequest], outcomes: &[AppendOutcome]) {
-        let mut heads: BTreeMap<Partition, Position> = BTreeMap::new();
-        for (request, outcome) in requests.iter().zip(outcomes) {
-            if let AppendOutcome::Committed { tip, .. } = outcome {
-                let head = heads.entry(request.stream.partition).or_default();
-                *head = tip.position.max(*head);
-            }
-        }
-        for (partition, position) in heads {
-            self.appended.advance(partition, position);
-            self.announcer.tell(partition, position);
-        }
-    }
-
     fn measure(&self, requests: &[AppendRequest], outcomes: &[AppendOutcome], took: Duration) {
         let mut events = 0;
         let mut bytes = 0;
@@ -321,6 +308,60 @@ impl Lane {
         }
         self.metrics
             .append_batch(self.number, requests.len(), events, bytes, took);
+    }
+}
+
+impl Told {
+    /// Says what a batch has stored. Before the callers are answered, so that a reader whom one of
+    /// them calls finds the ledger as far as it is.
+    fn tell(&self, requests: Vec<AppendRequest>, stored: &Stored) {
+        let mut heads: BTreeMap<Partition, Position> = BTreeMap::new();
+        let mut news: BTreeMap<Partition, Vec<LogEvent>> = BTreeMap::new();
+        let mut places = stored.places.iter();
+        for (request, outcome) in requests.into_iter().zip(&stored.outcomes) {
+            let AppendOutcome::Committed { tip, erasures, .. } = outcome else {
+                continue;
+            };
+            let head = heads.entry(request.stream.partition).or_default();
+            *head = tip.position.max(*head);
+            if erasures.is_none() {
+                // An earlier attempt has stored it.
+                continue;
+            }
+            let news = news.entry(request.stream.partition).or_default();
+            for (event, place) in request.events.into_iter().zip(&mut places) {
+                news.push(LogEvent {
+                    event: StreamEvent {
+                        tenant_id: request.stream.tenant_id.to_string(),
+                        stream_id: request.stream.stream_id,
+                        event: PlainEvent {
+                            position: place.position,
+                            sequence: place.sequence,
+                            event_id: event.event_id,
+                            event_type: Cow::Borrowed(event.event_type),
+                            schema_version: event.schema_version,
+                            occurred_at: event.occurred_at.as_micros(),
+                            recorded_at: place.recorded_at.as_micros(),
+                            subscriber_id: event
+                                .subscriber_id
+                                .map(|subscriber| subscriber.as_str().to_owned()),
+                            data: event.data,
+                        },
+                    },
+                    hash: place.hash,
+                });
+            }
+        }
+        for head in &stored.heads {
+            if let Some(events) = news.remove(&head.partition) {
+                let after = (head.position, head.hash);
+                self.tail.add(head.partition, after, events);
+            }
+        }
+        for (partition, position) in heads {
+            self.appended.advance(partition, position);
+            self.announcer.tell(partition, position);
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! [`session`]: load the aggregate (from the `cache`, else the database), decide, seal, append.
 //! The append waits in a [`lane`] for the next group commit ([`batch`]), which gives it its
 //! position and its link in the [`chain`]. Reads of single streams are put together by
-//! `coalesce`; whoever follows the log waits at [`appended`]. The databases stand behind the traits
+//! `coalesce`; whoever follows the log waits at [`appended`] and finds its end in [`tail`]. The databases stand behind the traits
 //! of [`storage`].
 //!
 //! [`erasure`] destroys a subscriber's keys, in a transaction of its own under the same lock.
@@ -35,6 +35,7 @@ mod session;
 mod sqlite;
 pub mod storage;
 mod streamlock;
+pub mod tail;
 pub mod verify;
 
 use std::collections::HashMap;
@@ -65,7 +66,7 @@ use appended::Appended;
 use cache::AggregateCache;
 use coalesce::Coalescer;
 use error::{command_error, outcome_label};
-use lane::{Lanes, QueueLimits};
+use lane::{Lanes, QueueLimits, Told};
 use record::{Hash, Head, Position, Provenance, RecordedEvent, StreamKey, TenantPlace, Tip};
 use recordable::Recordable;
 use sealing::{Keyring, MasterKey, SealedUnder};
@@ -75,6 +76,7 @@ use storage::{
     StorageError,
 };
 use streamlock::StreamLocks;
+use tail::Tail;
 
 /// How often a command is decided again after losing a race. Each time somebody else got ahead,
 /// so only a stream under siege from other processes comes this far.
@@ -118,6 +120,7 @@ struct Core {
     storage: Arc<dyn Storage>,
     lanes: Lanes,
     appended: Appended,
+    tail: Tail,
     announcer: Announcer,
     keyring: Keyring,
     notifications: AggregateCache<Notification>,
@@ -220,12 +223,17 @@ impl Ledger {
         tasks: &Tasks,
     ) -> Self {
         let appended = Appended::default();
+        let tail = Tail::default();
         let announcer = Announcer::start(&storage, tasks);
         let lanes = Lanes::start(
             options.lanes,
             options.queue,
             &storage,
-            (&appended, &announcer),
+            &Told {
+                tail: tail.clone(),
+                appended: appended.clone(),
+                announcer: announcer.clone(),
+            },
             &surroundings.clock,
             metrics,
             tasks,
@@ -256,6 +264,7 @@ impl Ledger {
                 storage,
                 lanes,
                 appended,
+                tail,
                 announcer,
                 keyring,
                 notifications: AggregateCache::new(options.aggregate_cache_bytes),
@@ -520,6 +529,11 @@ impl Ledger {
     /// How far each partition has come, as far as this process knows.
     pub fn appended(&self) -> &Appended {
         &self.core.appended
+    }
+
+    /// The end of the log, as this process has just written it.
+    pub fn tail(&self) -> &Tail {
+        &self.core.tail
     }
 
     /// To which streams these references belong, in their order.

@@ -196,6 +196,13 @@ pub struct StreamEvent {
     pub event: PlainEvent,
 }
 
+/// An event in the order of the log, without its provenance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogEvent {
+    pub event: StreamEvent,
+    pub hash: Hash,
+}
+
 /// One row per partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
@@ -309,6 +316,13 @@ impl<'de> Deserialize<'de> for LedgerPosition {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
         text.parse().map_err(de::Error::custom)
+    }
+}
+
+impl LogEvent {
+    /// Which event it is, of all that ever were.
+    pub fn place(&self) -> (Position, Hash) {
+        (self.event.event.position, self.hash)
     }
 }
 

@@ -41,6 +41,7 @@ use crate::ledger::appended::Appended;
 use crate::ledger::database::Database;
 use crate::ledger::record::{Partition, Position};
 use crate::ledger::storage::{Storage, StorageError};
+use crate::ledger::tail::Tail;
 use crate::tasks::Tasks;
 use crate::telemetry::Metrics;
 
@@ -64,6 +65,7 @@ struct Inner {
     storage: Arc<dyn Storage>,
     partitions: Vec<Partition>,
     ledger_appended: Appended,
+    ledger_tail: Tail,
     /// How far each projection has come, as this process knows.
     reached: BTreeMap<Projection, Appended>,
     /// Somebody in this process asked for a rebuild.
@@ -81,15 +83,8 @@ impl Projections {
         metrics: &Metrics,
     ) -> Self {
         let storage = Arc::clone(ledger.storage());
-        let appended = ledger.appended().clone();
-        Self::with(
-            database,
-            partitions,
-            storage,
-            appended,
-            surroundings,
-            metrics,
-        )
+        let told = (ledger.appended().clone(), ledger.tail().clone());
+        Self::with(database, partitions, storage, told, surroundings, metrics)
     }
 
     /// For a command beside a server: without lanes, and without the key to what is sealed.
@@ -99,22 +94,15 @@ impl Projections {
         surroundings: &Surroundings,
         metrics: &Metrics,
     ) -> Self {
-        let (storage, appended) = (database.storage(), Appended::default());
-        Self::with(
-            database,
-            partitions,
-            storage,
-            appended,
-            surroundings,
-            metrics,
-        )
+        let (storage, told) = (database.storage(), Default::default());
+        Self::with(database, partitions, storage, told, surroundings, metrics)
     }
 
     fn with(
         database: &Database,
         partitions: i16,
         storage: Arc<dyn Storage>,
-        ledger_appended: Appended,
+        (ledger_appended, ledger_tail): (Appended, Tail),
         surroundings: &Surroundings,
         metrics: &Metrics,
     ) -> Self {
@@ -124,6 +112,7 @@ impl Projections {
                 storage,
                 partitions: (0..partitions).map(Partition).collect(),
                 ledger_appended,
+                ledger_tail,
                 reached: Projection::ALL
                     .into_iter()
                     .map(|projection| (projection, Appended::default()))
@@ -219,6 +208,7 @@ impl Inner {
     fn stepper(&self) -> Stepper {
         Stepper {
             storage: Arc::clone(&self.storage),
+            tail: self.ledger_tail.clone(),
             store: self.store.clone(),
         }
     }

@@ -12,9 +12,10 @@ use super::stream::{Folded, Pair, Stream, Unreadable};
 use crate::domain::ids::{StreamId, TenantId};
 use crate::domain::precedence::PrecedenceRule;
 use crate::ledger::record::{
-    Partition, PlainEvent, Position, RecordedEvent, StreamEvent, StreamKey,
+    Hash, LogEvent, Partition, PlainEvent, Position, RecordedEvent, StreamEvent, StreamKey,
 };
 use crate::ledger::storage::{LOG_BYTES_MAX, Storage, StorageError};
+use crate::ledger::tail::Tail;
 
 /// Most events in one step: enough to spread the cost of a transaction, few enough to stay quick. More
 /// than come in between two steps, or nobody would rest who is abreast.
@@ -33,6 +34,8 @@ const STREAMS_AT_ONCE: usize = 50;
 #[derive(Clone, Debug)]
 pub struct Stepper {
     pub storage: Arc<dyn Storage>,
+    /// What need not be read from there.
+    pub tail: Tail,
     pub store: Store,
 }
 
@@ -308,6 +311,13 @@ impl Stepper {
         events_max: i64,
         recent: &mut Recent,
     ) -> Result<Read, StorageError> {
+        if let Some(log) = self
+            .written_here(partition, after, hash, events_max)
+            .await?
+        {
+            let batch = self.load_on(partition, after, log, recent).await?;
+            return Ok(Read::Batch(batch));
+        }
         // The last event that was read is read again: its hash says whether this is the same ledger.
         let from = Position((after.0 - 1).max(0));
         let overlap = after.0 - from.0;
@@ -331,8 +341,29 @@ impl Stepper {
         if log.is_empty() {
             return Ok(Read::Nothing);
         }
-        let batch = self.load_on(partition, after, log, recent).await?;
-        Ok(Read::Batch(batch))
+        let batch = self.load_on(partition, after, log_events(log)?, recent);
+        Ok(Read::Batch(batch.await?))
+    }
+
+    /// The next events, if this process has just stored them. The last of them must be in the record
+    /// all the same: a database that took over from another may lack them.
+    async fn written_here(
+        &self,
+        partition: Partition,
+        after: Position,
+        hash: &[u8],
+        events_max: i64,
+    ) -> Result<Option<Vec<LogEvent>>, StorageError> {
+        let limit = usize::try_from(events_max).unwrap_or(0);
+        let events = self.tail.take(partition, (after, hash), limit);
+        let Some((last, hash)) = events.last().map(LogEvent::place) else {
+            return Ok(None);
+        };
+        let found = self.storage.log(partition, Position(last.0 - 1), 1).await?;
+        let is_recorded = found
+            .first()
+            .is_some_and(|found| found.position == last && found.hash == hash);
+        Ok(is_recorded.then_some(events))
     }
 
     /// The streams of some events that follow each other, each from its beginning. Where streams
@@ -348,7 +379,7 @@ impl Stepper {
         after: Position,
         log: Vec<RecordedEvent>,
     ) -> Result<Batch, StorageError> {
-        self.load_on(partition, after, log, &mut Recent::default())
+        self.load_on(partition, after, log_events(log)?, &mut Recent::default())
             .await
     }
 
@@ -357,21 +388,21 @@ impl Stepper {
         &self,
         partition: Partition,
         after: Position,
-        mut log: Vec<RecordedEvent>,
+        mut log: Vec<LogEvent>,
         recent: &mut Recent,
     ) -> Result<Batch, StorageError> {
         let earlier = self.earlier(partition, after, &log, recent).await?;
-        if let Some(missing) = log.iter().position(|event| earlier.lacks(event)) {
+        if let Some(missing) = log.iter().position(|event| earlier.lacks(&event.event)) {
             log.truncate(missing);
         }
         let events = log.len();
-        let end = log.last().map_or(after, |last| last.position);
-        let end_hash = log.last().map(|last| last.hash.clone()).unwrap_or_default();
+        let end = log.last().map(LogEvent::place);
+        let (end, end_hash) = end.map_or((after, Vec::new()), |(end, hash)| (end, hash.to_vec()));
         let mut index: HashMap<StreamPlace, usize> = HashMap::new();
         let mut streams: Vec<Loaded> = Vec::new();
         let mut known = earlier.streams;
         for event in log {
-            let event: StreamEvent = event.into();
+            let event = event.event;
             let place = *index
                 .entry((event.tenant_id.clone(), event.stream_id))
                 .or_insert_with_key(|key| {
@@ -405,15 +436,16 @@ impl Stepper {
         &self,
         partition: Partition,
         after: Position,
-        log: &[RecordedEvent],
+        log: &[LogEvent],
         recent: &mut Recent,
     ) -> Result<Earlier, StorageError> {
         let mut earlier = Earlier::default();
         let mut seen = HashSet::new();
         let begun_before: Vec<StreamKey> = log
             .iter()
+            .map(|event| &event.event)
             .filter(|event| seen.insert((event.tenant_id.as_str(), event.stream_id)))
-            .filter(|event| event.sequence.0 > 1)
+            .filter(|event| event.event.sequence.0 > 1)
             .filter(|event| !earlier.recall(event, recent))
             .map(|event| key(partition, event))
             .collect::<Result<_, _>>()?;
@@ -453,9 +485,9 @@ struct Earlier {
 
 impl Earlier {
     /// Whether what the event's stream had before need not be read.
-    fn recall(&mut self, event: &RecordedEvent, recent: &mut Recent) -> bool {
+    fn recall(&mut self, event: &StreamEvent, recent: &mut Recent) -> bool {
         let place = (event.tenant_id.clone(), event.stream_id);
-        match recent.take(&place, event.sequence) {
+        match recent.take(&place, event.event.sequence) {
             Some(known) => {
                 self.streams.insert(place, known);
                 true
@@ -478,8 +510,9 @@ impl Earlier {
     }
 
     /// Whether it has everything of a stream up to where `log` goes on with it.
-    fn has(&self, stream: &StreamKey, log: &[RecordedEvent]) -> bool {
-        let next = log.iter().find(|event| {
+    fn has(&self, stream: &StreamKey, log: &[LogEvent]) -> bool {
+        let mut events = log.iter().map(|event| &event.event);
+        let next = events.find(|event| {
             event.stream_id == stream.stream_id && event.tenant_id == stream.tenant_id.as_str()
         });
         let place = (stream.tenant_id.to_string(), stream.stream_id);
@@ -488,10 +521,12 @@ impl Earlier {
             .get(&place)
             .map_or(0, |known| known.events.len());
         // Sequences begin at 1. A gap is found when the stream is read whole.
-        next.is_some_and(|next| i64::try_from(read).is_ok_and(|read| read + 1 == next.sequence.0))
+        next.is_some_and(|next| {
+            i64::try_from(read).is_ok_and(|read| read + 1 == next.event.sequence.0)
+        })
     }
 
-    fn lacks(&self, event: &RecordedEvent) -> bool {
+    fn lacks(&self, event: &StreamEvent) -> bool {
         !self.lacking.is_empty()
             && self
                 .lacking
@@ -499,7 +534,7 @@ impl Earlier {
     }
 }
 
-fn key(partition: Partition, event: &RecordedEvent) -> Result<StreamKey, StorageError> {
+fn key(partition: Partition, event: &StreamEvent) -> Result<StreamKey, StorageError> {
     let tenant_id = TenantId::new(&event.tenant_id).map_err(|_| StorageError::Damaged {
         table: "events",
         detail: format!("a tenant called `{}`", event.tenant_id),
@@ -509,6 +544,27 @@ fn key(partition: Partition, event: &RecordedEvent) -> Result<StreamKey, Storage
         tenant_id,
         stream_id: event.stream_id,
     })
+}
+
+/// Events of the log as a step needs them.
+fn log_events(log: Vec<RecordedEvent>) -> Result<Vec<LogEvent>, StorageError> {
+    log.into_iter()
+        .map(|event| {
+            let hash: Hash =
+                event
+                    .hash
+                    .as_slice()
+                    .try_into()
+                    .map_err(|_| StorageError::Damaged {
+                        table: "events",
+                        detail: format!("the hash at position {} is not one", event.position),
+                    })?;
+            Ok(LogEvent {
+                hash,
+                event: event.into(),
+            })
+        })
+        .collect()
 }
 
 impl Loaded {

@@ -479,11 +479,12 @@ async fn a_long_record_is_verified_to_its_end(place: &Place) {
         .collect();
     let mut writer = place.storage.writer().await.unwrap();
     let now = || client.surroundings.now();
-    let outcomes = batch::append(writer.as_mut(), &mut Known::default(), &requests, now)
+    let stored = batch::append(writer.as_mut(), &mut Known::default(), &requests, now)
         .await
         .unwrap();
     assert!(
-        outcomes
+        stored
+            .outcomes
             .iter()
             .all(|outcome| matches!(outcome, AppendOutcome::Committed { .. }))
     );
@@ -492,6 +493,7 @@ async fn a_long_record_is_verified_to_its_end(place: &Place) {
         .unwrap();
     assert!(
         again
+            .outcomes
             .iter()
             .all(|outcome| matches!(outcome, AppendOutcome::KeyTaken(_)))
     );

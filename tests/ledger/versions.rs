@@ -135,9 +135,8 @@ fn append(client: &Client, stream: StreamId, expected: Tip) -> AppendRequest {
 async fn committed(place: &Place, requests: &[AppendRequest]) -> Vec<AppendOutcome> {
     let mut writer = place.storage.writer().await.unwrap();
     let now = || place.surroundings().now();
-    batch::append(writer.as_mut(), &mut Known::default(), requests, now)
-        .await
-        .unwrap()
+    let stored = batch::append(writer.as_mut(), &mut Known::default(), requests, now).await;
+    stored.unwrap().outcomes
 }
 
 fn is_committed(outcome: &AppendOutcome) -> bool {

@@ -55,5 +55,6 @@ mod rules;
 mod starting;
 mod storm;
 mod tables;
+mod tail;
 mod trouble;
 mod versions;

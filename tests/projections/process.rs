@@ -64,6 +64,7 @@ impl Process {
     pub(crate) fn stepper(&self) -> Stepper {
         Stepper {
             storage: self.client.ledger.storage().clone(),
+            tail: self.client.ledger.tail().clone(),
             store: self.projections.store().clone(),
         }
     }
