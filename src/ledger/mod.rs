@@ -28,6 +28,7 @@ pub mod memory;
 mod postgres;
 pub mod record;
 pub mod recordable;
+pub(crate) mod records;
 pub mod registry;
 pub(crate) mod rows;
 pub mod sealing;

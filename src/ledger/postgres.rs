@@ -15,11 +15,12 @@ use sqlx::postgres::{
 };
 use sqlx::{AssertSqlSafe, ConnectOptions, Executor, Row};
 
-use super::batch::{Plan, PlannedErasure, Questions};
+use super::batch::{Plan, PlannedErasure, PlannedEvent, Questions};
 use super::record::{
     Head, LedgerPosition, LockedHead, Partition, Position, RecordedEvent, StreamEvent, StreamKey,
     TenantPlace,
 };
+use super::records::{Fields, Record, Records};
 use super::rows::{
     event_columns, found_event, head, idempotency_record, recorded_event, referenced,
     stored_data_key, stream_event, stream_event_columns,
@@ -614,115 +615,137 @@ const MOVED: &str = ", moved AS (
         WHERE matched.ok AND partition_heads.partition = new.partition
     )";
 
-/// Rows that a plan may add, a parameter for each column.
+/// Rows that a plan may add, a parameter for each table.
 struct Added {
     table: &'static str,
-    /// Name and type.
-    columns: &'static [(&'static str, &'static str)],
+    /// In the order of the row type.
+    columns: &'static str,
+    row_type: &'static str,
     and_then: &'static str,
 }
 
 const EVENTS_ADDED: Added = Added {
     table: "events",
-    columns: &[
-        ("partition", "int2"),
-        ("position", "int8"),
-        ("tenant_id", "text"),
-        ("stream_id", "uuid"),
-        ("sequence", "int8"),
-        ("event_id", "uuid"),
-        ("event_type", "text"),
-        ("schema_version", "int4"),
-        ("occurred_at", "int8"),
-        ("recorded_at", "int8"),
-        ("actor_kind", "text"),
-        ("actor_id", "text"),
-        ("source", "text"),
-        ("correlation_id", "text"),
-        ("causation_id", "text"),
-        ("traceparent", "text"),
-        ("subscriber_id", "text"),
-        ("data", "json"),
-        ("hash", "bytea"),
-    ],
+    columns: "partition, position, tenant_id, stream_id, sequence, event_id, event_type, \
+        schema_version, occurred_at, recorded_at, actor_kind, actor_id, source, correlation_id, \
+        causation_id, traceparent, subscriber_id, data, hash",
+    row_type: "event_row",
     and_then: "",
 };
+
+impl Record for &PlannedEvent<'_> {
+    fn write(&self, fields: &mut Fields<'_>) {
+        fields.small(Some(self.stream.partition.0));
+        fields.big(Some(self.position.0));
+        fields.text(Some(self.stream.tenant_id.as_str()));
+        fields.uuid(Some(self.stream.stream_id.0));
+        fields.big(Some(self.sequence.0));
+        fields.uuid(Some(self.event.event_id.0));
+        fields.text(Some(self.event.event_type));
+        fields.int(Some(self.event.schema_version));
+        fields.big(Some(self.event.occurred_at.as_micros()));
+        fields.big(Some(self.recorded_at.as_micros()));
+        fields.text(Some(self.provenance.actor.kind.as_str()));
+        fields.text(Some(&self.provenance.actor.id));
+        fields.text(Some(self.provenance.source.as_str()));
+        fields.text(self.provenance.correlation_id.as_deref());
+        fields.text(self.provenance.causation_id.as_deref());
+        fields.text(self.provenance.traceparent.as_deref());
+        fields.text(self.event.subscriber_id.as_ref().map(SubscriberId::as_str));
+        fields.json(&self.event.data);
+        fields.blob(&self.hash);
+    }
+}
 
 const DATA_KEYS_ADDED: Added = Added {
     table: "data_keys",
-    columns: &[
-        ("partition", "int2"),
-        ("tenant_id", "text"),
-        ("key_id", "uuid"),
-        ("wrapped_key", "text"),
-        ("created_at", "int8"),
-    ],
+    columns: "partition, tenant_id, key_id, wrapped_key, created_at",
+    row_type: "data_key_row",
     and_then: "",
 };
+
+impl Record for &&StoredDataKey {
+    fn write(&self, fields: &mut Fields<'_>) {
+        fields.small(Some(self.place.partition.0));
+        fields.text(Some(self.place.tenant_id.as_str()));
+        fields.uuid(Some(self.place.key_id));
+        fields.text(self.wrapped_key.as_deref());
+        fields.big(Some(self.created_at.as_micros()));
+    }
+}
 
 const IDEMPOTENCY_KEYS_ADDED: Added = Added {
     table: "idempotency_keys",
-    columns: &[
-        ("partition", "int2"),
-        ("tenant_id", "text"),
-        ("idempotency_key", "text"),
-        ("fingerprint", "bytea"),
-        ("stream_id", "uuid"),
-        ("version", "int8"),
-        ("appended", "int4"),
-        ("answer", "text"),
-        ("recorded_at", "int8"),
-    ],
+    columns: "partition, tenant_id, idempotency_key, fingerprint, stream_id, version, appended, \
+        answer, recorded_at",
+    row_type: "idempotency_key_row",
     and_then: "",
 };
 
+impl Record for &IdempotencyRecord {
+    fn write(&self, fields: &mut Fields<'_>) {
+        fields.small(Some(self.place.partition.0));
+        fields.text(Some(self.place.tenant_id.as_str()));
+        fields.text(Some(&self.place.key));
+        fields.blob(&self.fingerprint);
+        fields.uuid(self.command.map(|(stream_id, _, _)| stream_id.0));
+        fields.big(self.command.map(|(_, version, _)| version.0));
+        fields.int(self.command.map(|(_, _, appended)| appended));
+        fields.text(self.answer.as_deref());
+        fields.big(Some(self.recorded_at.as_micros()));
+    }
+}
+
 const REFERENCES_ADDED: Added = Added {
     table: "message_references",
-    columns: &[
-        ("partition", "int2"),
-        ("tenant_id", "text"),
-        ("reference", "text"),
-        ("stream_id", "uuid"),
-    ],
+    columns: "partition, tenant_id, reference, stream_id",
+    row_type: "message_reference_row",
     and_then: " ON CONFLICT (partition, tenant_id, reference) DO NOTHING",
 };
 
+impl Record for &(&StreamKey, &str) {
+    fn write(&self, fields: &mut Fields<'_>) {
+        let (stream, reference) = self;
+        fields.small(Some(stream.partition.0));
+        fields.text(Some(stream.tenant_id.as_str()));
+        fields.text(Some(reference));
+        fields.uuid(Some(stream.stream_id.0));
+    }
+}
+
 const LATE_SUBSCRIBERS_ADDED: Added = Added {
     table: "late_subscribers",
-    columns: &[
-        ("partition", "int2"),
-        ("tenant_id", "text"),
-        ("subscriber_id", "text"),
-        ("stream_id", "uuid"),
-    ],
+    columns: "partition, tenant_id, subscriber_id, stream_id",
+    row_type: "late_subscriber_row",
     and_then: " ON CONFLICT (partition, tenant_id, subscriber_id, stream_id) DO NOTHING",
 };
 
+impl Record for &(&StreamKey, &SubscriberId) {
+    fn write(&self, fields: &mut Fields<'_>) {
+        let (stream, subscriber_id) = self;
+        fields.small(Some(stream.partition.0));
+        fields.text(Some(stream.tenant_id.as_str()));
+        fields.text(Some(subscriber_id.as_str()));
+        fields.uuid(Some(stream.stream_id.0));
+    }
+}
+
 impl Added {
     /// Adds the part of a statement that adds these rows, if the heads are right.
-    fn push(&self, statement: &mut String, parameters: &mut usize) {
-        let (mut names, mut values, mut arrays) = (String::new(), String::new(), String::new());
-        for (index, (name, kind)) in self.columns.iter().enumerate() {
-            *parameters += 1;
-            let comma = if index == 0 { "" } else { ", " };
-            // Writing to a string can't fail. There are no arrays of `json` in the driver.
-            let _ = write!(names, "{comma}{name}");
-            let _ = match *kind {
-                "json" => write!(values, "{comma}new.{name}::json"),
-                _ => write!(values, "{comma}new.{name}"),
-            };
-            let kind = if *kind == "json" { "text" } else { kind };
-            let _ = write!(arrays, "{comma}${parameters}::{kind}[]");
-        }
+    fn push(&self, statement: &mut String, parameter: usize) {
         let Self {
-            table, and_then, ..
+            table,
+            columns,
+            row_type,
+            and_then,
         } = self;
+        // Writing to a string can't fail.
         let _ = write!(
             statement,
             ", {table}_added AS (
-                INSERT INTO {table} ({names})
-                SELECT {values}
-                FROM UNNEST({arrays}) AS new ({names})
+                INSERT INTO {table} ({columns})
+                SELECT new.*
+                FROM UNNEST(${parameter}::{row_type}[]) AS new
                 CROSS JOIN matched
                 WHERE matched.ok{and_then}
             )"
@@ -888,7 +911,8 @@ static STATEMENTS: LazyLock<Vec<String>> = LazyLock::new(|| {
         let mut statement = [first, MOVED].concat();
         for (place, added) in PARTS.iter().enumerate() {
             if number >> (place + 1) & 1 == 1 {
-                added.push(&mut statement, &mut parameters);
+                parameters += 1;
+                added.push(&mut statement, parameters);
             }
         }
         statement.push_str(" SELECT ok FROM matched");
@@ -989,67 +1013,21 @@ impl PostgresWriter {
                 .bind(column!(expected, locked => locked.erasures));
         }
         if !plan.events.is_empty() {
-            let rows = &plan.events;
-            query = query
-                .bind(column!(rows, new => new.stream.partition.0))
-                .bind(column!(rows, new => new.position.0))
-                .bind(column!(rows, new => new.stream.tenant_id.as_str()))
-                .bind(column!(rows, new => new.stream.stream_id.0))
-                .bind(column!(rows, new => new.sequence.0))
-                .bind(column!(rows, new => new.event.event_id.0))
-                .bind(column!(rows, new => new.event.event_type))
-                .bind(column!(rows, new => new.event.schema_version))
-                .bind(column!(rows, new => new.event.occurred_at.as_micros()))
-                .bind(column!(rows, new => new.recorded_at.as_micros()))
-                .bind(column!(rows, new => new.provenance.actor.kind.as_str()))
-                .bind(column!(rows, new => new.provenance.actor.id.as_ref()))
-                .bind(column!(rows, new => new.provenance.source.as_str()))
-                .bind(column!(rows, new => new.provenance.correlation_id.as_deref()))
-                .bind(column!(rows, new => new.provenance.causation_id.as_deref()))
-                .bind(column!(rows, new => new.provenance.traceparent.as_deref()))
-                .bind(column!(rows, new => {
-                    new.event.subscriber_id.as_ref().map(SubscriberId::as_str)
-                }))
-                .bind(column!(rows, new => new.event.data.as_str()))
-                .bind(column!(rows, new => new.hash.as_slice()));
+            query = query.bind(Records::new(EVENTS_ADDED.row_type, &plan.events));
         }
         if !plan.data_keys.is_empty() {
-            let rows = &plan.data_keys;
-            query = query
-                .bind(column!(rows, new => new.place.partition.0))
-                .bind(column!(rows, new => new.place.tenant_id.as_str()))
-                .bind(column!(rows, new => new.place.key_id))
-                .bind(column!(rows, new => new.wrapped_key.as_deref()))
-                .bind(column!(rows, new => new.created_at.as_micros()));
+            query = query.bind(Records::new(DATA_KEYS_ADDED.row_type, &plan.data_keys));
         }
         if !plan.idempotency.is_empty() {
             let rows = &plan.idempotency;
-            query = query
-                .bind(column!(rows, new => new.place.partition.0))
-                .bind(column!(rows, new => new.place.tenant_id.as_str()))
-                .bind(column!(rows, new => new.place.key.as_str()))
-                .bind(column!(rows, new => new.fingerprint.as_slice()))
-                .bind(column!(rows, new => new.command.map(|(stream_id, _, _)| stream_id.0)))
-                .bind(column!(rows, new => new.command.map(|(_, version, _)| version.0)))
-                .bind(column!(rows, new => new.command.map(|(_, _, appended)| appended)))
-                .bind(column!(rows, new => new.answer.as_deref()))
-                .bind(column!(rows, new => new.recorded_at.as_micros()));
+            query = query.bind(Records::new(IDEMPOTENCY_KEYS_ADDED.row_type, rows));
         }
         if !plan.references.is_empty() {
-            let rows = &plan.references;
-            query = query
-                .bind(column!(rows, new => new.0.partition.0))
-                .bind(column!(rows, new => new.0.tenant_id.as_str()))
-                .bind(column!(rows, new => new.1))
-                .bind(column!(rows, new => new.0.stream_id.0));
+            query = query.bind(Records::new(REFERENCES_ADDED.row_type, &plan.references));
         }
         if !plan.late_subscribers.is_empty() {
             let rows = &plan.late_subscribers;
-            query = query
-                .bind(column!(rows, new => new.0.partition.0))
-                .bind(column!(rows, new => new.0.tenant_id.as_str()))
-                .bind(column!(rows, new => new.1.as_str()))
-                .bind(column!(rows, new => new.0.stream_id.0));
+            query = query.bind(Records::new(LATE_SUBSCRIBERS_ADDED.row_type, rows));
         }
         Ok(query.fetch_one(&mut self.connection).await?)
     }

@@ -1,14 +1,11 @@
 //! Rows in PostgreSQL. Read beside `sqlite.rs`: the same functions in the same order.
 
-use sqlx::encode::{Encode, IsNull};
-use sqlx::error::BoxDynError;
-use sqlx::postgres::{
-    PgArgumentBuffer, PgArguments, PgBindIterExt, PgConnection, PgRow, PgTypeInfo,
-};
+use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, PgExecutor, Postgres, Row, Type};
+use sqlx::{AssertSqlSafe, PgExecutor, Postgres, Row};
 
 use super::{Place, is_empty_row, may_be_empty, on_conflict};
+use crate::ledger::records::{Fields, Record, Records};
 use crate::ledger::storage::StorageError;
 use crate::projections::table::{Cell, Column, Kind, Rows, Table};
 
@@ -112,8 +109,9 @@ async fn insert(
         Table::names(table.columns),
         table.row_type,
     );
+    let cells = rows.iter().map(|row| Cells(row, table.columns));
     sqlx::query(AssertSqlSafe(sql))
-        .bind(Records(rows))
+        .bind(Records::new(table.row_type, cells))
         .execute(connection)
         .await?;
     Ok(())
@@ -190,17 +188,6 @@ fn sql_type(kind: Kind) -> &'static str {
     }
 }
 
-/// The same types by number, which never changes: those of `pg_type.dat`.
-fn type_oid(kind: Kind) -> u32 {
-    match kind {
-        Kind::Small => 21,
-        Kind::Int | Kind::Time => 20,
-        Kind::Bool => 16,
-        Kind::Text | Kind::Json => 25,
-        Kind::Uuid => 2950,
-    }
-}
-
 /// The first columns of all rows, an array each.
 fn bind<'q>(sql: &str, rows: &'q Rows<'_>, columns: &[Column]) -> Query<'q, Postgres, PgArguments> {
     let mut query = sqlx::query(AssertSqlSafe(sql.to_owned()));
@@ -221,54 +208,21 @@ fn small(cell: &Cell<'_>) -> Option<i16> {
     cell.as_int().and_then(|value| i16::try_from(value).ok())
 }
 
-/// Rows as one array of their table's row type. The database takes it apart once, where an array
-/// for each column is taken apart and kept for itself.
-struct Records<'a>(&'a Rows<'a>);
+/// One row, and its columns.
+struct Cells<'a>(&'a [Cell<'a>], &'static [Column]);
 
-/// One of them.
-struct Record<'a>(&'a [Cell<'a>], &'static Table);
-
-impl Type<Postgres> for Records<'_> {
-    /// Which one it is depends on the table, see `produces`.
-    fn type_info() -> PgTypeInfo {
-        PgTypeInfo::with_name("record[]")
-    }
-}
-
-impl Encode<'_, Postgres> for Records<'_> {
-    fn produces(&self) -> Option<PgTypeInfo> {
-        Some(PgTypeInfo::array_of(self.0.table.row_type))
-    }
-
-    fn encode_by_ref(&self, bytes: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
-        let Self(rows) = self;
-        rows.iter()
-            .map(|row| Record(row, rows.table))
-            .bind_iter()
-            .encode(bytes)
-    }
-}
-
-impl Type<Postgres> for Record<'_> {
-    fn type_info() -> PgTypeInfo {
-        PgTypeInfo::with_name("record")
-    }
-}
-
-impl Encode<'_, Postgres> for Record<'_> {
-    fn produces(&self) -> Option<PgTypeInfo> {
-        Some(PgTypeInfo::with_name(self.1.row_type))
-    }
-
-    /// The number of fields, then each with its type and length, as `record_send` has it.
-    fn encode_by_ref(&self, bytes: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
-        let Self(row, table) = self;
-        bytes.extend_from_slice(&i32::try_from(row.len())?.to_be_bytes());
-        for (cell, column) in row.iter().zip(table.columns) {
-            bytes.extend_from_slice(&type_oid(column.kind).to_be_bytes());
-            field(cell, column.kind, bytes);
+impl Record for Cells<'_> {
+    fn write(&self, fields: &mut Fields<'_>) {
+        let Self(row, columns) = self;
+        for (cell, column) in row.iter().zip(*columns) {
+            match column.kind {
+                Kind::Small => fields.small(small(cell)),
+                Kind::Int | Kind::Time => fields.big(cell.as_int()),
+                Kind::Bool => fields.bool(cell.as_bool()),
+                Kind::Text | Kind::Json => fields.text(cell.as_text()),
+                Kind::Uuid => fields.uuid(cell.as_uuid()),
+            }
         }
-        Ok(IsNull::No)
     }
 }
 
