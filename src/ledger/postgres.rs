@@ -225,6 +225,16 @@ const DATA_KEYS: &str = "
     ) AS k
     LEFT JOIN partition_heads AS h ON h.partition = k.partition";
 
+// The same for one key, as a caller alone asks for it. The database sees that it would find the same
+// way again and stops looking for it; with arrays it never does, because it takes them for longer
+// than they are as long as it doesn't look, and looking takes longer than going.
+const DATA_KEY: &str = "
+    SELECT k.partition, k.tenant_id, k.key_id, k.wrapped_key, k.created_at,
+        COALESCE(h.erasures, 0) AS erasures
+    FROM data_keys AS k
+    LEFT JOIN partition_heads AS h ON h.partition = k.partition
+    WHERE k.partition = $1 AND k.tenant_id = $2 AND k.key_id = $3";
+
 const ADD_DATA_KEY: &str = "
     INSERT INTO data_keys (partition, tenant_id, key_id, wrapped_key, created_at)
     VALUES ($1, $2, $3, $4, $5)
@@ -550,16 +560,21 @@ async fn data_keys(
     database: impl sqlx::PgExecutor<'_>,
     keys: &[&DataKeyPlace],
 ) -> Result<Vec<(StoredDataKey, i64)>, StorageError> {
-    let rows = sqlx::query(DATA_KEYS)
-        .bind(keys.iter().map(|place| place.partition.0).bind_iter())
-        .bind(
-            keys.iter()
-                .map(|place| place.tenant_id.as_str())
-                .bind_iter(),
-        )
-        .bind(keys.iter().map(|place| place.key_id).bind_iter())
-        .fetch_all(database)
-        .await?;
+    let query = match keys {
+        [place] => sqlx::query(DATA_KEY)
+            .bind(place.partition.0)
+            .bind(place.tenant_id.as_str())
+            .bind(place.key_id),
+        _ => sqlx::query(DATA_KEYS)
+            .bind(keys.iter().map(|place| place.partition.0).bind_iter())
+            .bind(
+                keys.iter()
+                    .map(|place| place.tenant_id.as_str())
+                    .bind_iter(),
+            )
+            .bind(keys.iter().map(|place| place.key_id).bind_iter()),
+    };
+    let rows = query.fetch_all(database).await?;
     rows.iter()
         .map(|row| Ok((stored_data_key!(row), row.try_get(5)?)))
         .collect()
