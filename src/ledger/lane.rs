@@ -16,7 +16,7 @@ use super::announcer::Announcer;
 use super::appended::Appended;
 use super::batch::{self, AppendOutcome, AppendRequest, Stored};
 use super::known::Known;
-use super::record::{LogEvent, Partition, PlainEvent, Position, StreamEvent};
+use super::record::{Content, LogEvent, Partition, PlainEvent, Position, StreamEvent};
 use super::storage::{BatchWriter, Storage, StorageError};
 use super::tail::Tail;
 use crate::clock::Clock;
@@ -339,13 +339,21 @@ impl Told {
                             sequence: place.sequence,
                             event_id: event.event_id,
                             event_type: Cow::Borrowed(event.event_type),
-                            schema_version: event.schema_version,
                             occurred_at: event.occurred_at.as_micros(),
                             recorded_at: place.recorded_at.as_micros(),
                             subscriber_id: event
                                 .subscriber_id
                                 .map(|subscriber| subscriber.as_str().to_owned()),
-                            data: event.data,
+                            content: match event.decided {
+                                Some(decided) => Content::Decided {
+                                    event: decided,
+                                    bytes: event.data.len(),
+                                },
+                                None => Content::Stored {
+                                    schema_version: event.schema_version,
+                                    data: event.data,
+                                },
+                            },
                         },
                     },
                     hash: place.hash,

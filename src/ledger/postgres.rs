@@ -409,7 +409,7 @@ impl Storage for PostgresStorage {
             && let Some(row) = rows.try_next().await?
         {
             let event: StreamEvent = stream_event!(&row);
-            bytes += i64::try_from(event.event.data.len()).unwrap_or(i64::MAX);
+            bytes += i64::try_from(event.event.content.bytes()).unwrap_or(i64::MAX);
             events.push(event);
         }
         drop(rows);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::domain::event::names;
+use crate::domain::event::{NotificationEvent, names};
 use crate::domain::ids::{EventId, Sequence, StreamId, SubscriberId, TenantId};
 use crate::domain::time::Timestamp;
 
@@ -140,6 +140,8 @@ pub struct NewEvent {
     pub subscriber_id: Option<SubscriberId>,
     /// JSON, kept byte for byte.
     pub data: String,
+    /// The same as it was decided, if it is a notification's: for whoever follows in this process.
+    pub decided: Option<Box<NotificationEvent>>,
 }
 
 /// An event as it stands in the record.
@@ -179,13 +181,25 @@ pub struct PlainEvent {
     pub event_id: EventId,
     /// Borrowed when it is one this release knows.
     pub event_type: Cow<'static, str>,
-    pub schema_version: i32,
     /// Microseconds since 1970, as stored.
     pub occurred_at: i64,
     /// Microseconds since 1970, as stored.
     pub recorded_at: i64,
     pub subscriber_id: Option<String>,
-    pub data: String,
+    pub content: Content,
+}
+
+/// What an event says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// As it is stored.
+    Stored { schema_version: i32, data: String },
+    /// As it was decided, which is how the stored form would be read.
+    Decided {
+        event: Box<NotificationEvent>,
+        /// Of the stored form.
+        bytes: usize,
+    },
 }
 
 /// An event in the order of streams.
@@ -241,6 +255,16 @@ impl RecordedEvent {
     }
 }
 
+impl Content {
+    /// How long the stored form is.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Stored { data, .. } => data.len(),
+            Self::Decided { bytes, .. } => *bytes,
+        }
+    }
+}
+
 impl PlainEvent {
     /// An event type as cheaply as it can be kept.
     pub fn known_type(name: &str) -> Cow<'static, str> {
@@ -261,11 +285,13 @@ impl From<RecordedEvent> for StreamEvent {
                 sequence: event.sequence,
                 event_id: event.event_id,
                 event_type: PlainEvent::known_type(&event.event_type),
-                schema_version: event.schema_version,
                 occurred_at: event.occurred_at,
                 recorded_at: event.recorded_at,
                 subscriber_id: event.subscriber_id,
-                data: event.data,
+                content: Content::Stored {
+                    schema_version: event.schema_version,
+                    data: event.data,
+                },
             },
         }
     }

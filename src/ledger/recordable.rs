@@ -72,16 +72,33 @@ fn payload(event: &RecordedEvent) -> StoredPayload<'_> {
     }
 }
 
+/// Whoever reads the event back has what was decided.
+fn is_read_as_decided(new: &NewEvent) -> bool {
+    let read = NotificationEvent::decode(
+        new.event_id,
+        new.occurred_at,
+        StoredPayload {
+            event_type: new.event_type,
+            schema_version: new.schema_version,
+            data: &new.data,
+        },
+    );
+    read.ok().as_ref() == new.decided.as_deref()
+}
+
 impl Recordable for Notification {
     fn to_new(&self, event: &NotificationEvent) -> NewEvent {
-        NewEvent {
+        let new = NewEvent {
             event_id: event.event_id,
             event_type: event.body.event_name(),
             schema_version: SCHEMA_VERSION,
             occurred_at: event.occurred_at,
             subscriber_id: self.subscriber_id().cloned(),
             data: event.encode(),
-        }
+            decided: Some(Box::new(event.clone())),
+        };
+        debug_assert!(is_read_as_decided(&new), "{event:?}");
+        new
     }
 
     fn from_recorded(event: &RecordedEvent) -> Result<NotificationEvent, DecodeError> {
@@ -162,6 +179,7 @@ impl Recordable for Integration {
             occurred_at: event.occurred_at,
             subscriber_id: event.change.subscriber_id.clone(),
             data: event.encode(),
+            decided: None,
         }
     }
 
@@ -196,6 +214,7 @@ impl Recordable for Subscriber {
             occurred_at: event.erased_at,
             subscriber_id: Some(event.subscriber_id.clone()),
             data: event.encode(),
+            decided: None,
         }
     }
 

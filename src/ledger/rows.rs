@@ -68,11 +68,13 @@ macro_rules! stream_event {
                 event_type: $crate::ledger::record::PlainEvent::known_type(value(
                     row, "events", 5,
                 )?),
-                schema_version: value(row, "events", 6)?,
                 occurred_at: value(row, "events", 7)?,
                 recorded_at: value(row, "events", 8)?,
                 subscriber_id: value(row, "events", 9)?,
-                data: json_text(row, "events", 10)?,
+                content: $crate::ledger::record::Content::Stored {
+                    schema_version: value(row, "events", 6)?,
+                    data: json_text(row, "events", 10)?,
+                },
             },
         }
     }};

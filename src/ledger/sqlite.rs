@@ -303,7 +303,7 @@ impl Storage for SqliteStorage {
             && let Some(row) = rows.try_next().await?
         {
             let event = stream_event!(&row);
-            room.take(event.event.data.len());
+            room.take(event.event.content.bytes());
             events.push(event);
         }
         Ok(Page {

@@ -16,7 +16,7 @@ use super::record::{Hash, LogEvent, Partition, Position};
 /// Most bytes of memory for each partition: what comes in between two steps of the projections under
 /// full load, twice.
 const BYTES_MAX: usize = 2 * 1024 * 1024;
-/// What an event takes beside its data.
+/// What an event takes beside what it says.
 const EVENT_BYTES: usize = 300;
 
 /// The end of each partition's log. Clones share it.
@@ -113,7 +113,7 @@ impl Tail {
 }
 
 fn bytes(event: &LogEvent) -> usize {
-    event.event.event.data.len() + EVENT_BYTES
+    event.event.event.content.bytes() + EVENT_BYTES
 }
 
 #[cfg(test)]
@@ -124,7 +124,7 @@ mod tests {
 
     use super::*;
     use crate::domain::ids::{EventId, Sequence, StreamId};
-    use crate::ledger::record::{PlainEvent, StreamEvent};
+    use crate::ledger::record::{Content, PlainEvent, StreamEvent};
 
     const HERE: Partition = Partition(3);
 
@@ -139,11 +139,13 @@ mod tests {
                     sequence: Sequence(1),
                     event_id: EventId(Uuid::nil()),
                     event_type: Cow::Borrowed("notification.requested"),
-                    schema_version: 1,
                     occurred_at: 0,
                     recorded_at: 0,
                     subscriber_id: None,
-                    data: "{}".to_owned(),
+                    content: Content::Stored {
+                        schema_version: 1,
+                        data: "{}".to_owned(),
+                    },
                 },
             },
             hash: hash(ledger, position),

@@ -102,7 +102,7 @@ impl Recent {
 
 impl Known {
     fn bytes(&self) -> usize {
-        let data = self.events.iter().map(|event| event.data.len());
+        let data = self.events.iter().map(|event| event.content.bytes());
         data.map(|data| 2 * data + EVENT_BYTES).sum()
     }
 }
@@ -115,6 +115,7 @@ mod tests {
 
     use super::*;
     use crate::domain::ids::EventId;
+    use crate::ledger::record::Content;
 
     fn stream(number: u128, events: i64, data: usize) -> (StreamPlace, Known) {
         let event = |sequence| PlainEvent {
@@ -122,11 +123,13 @@ mod tests {
             sequence: Sequence(sequence),
             event_id: EventId(Uuid::nil()),
             event_type: Cow::Borrowed("notification.requested"),
-            schema_version: 1,
             occurred_at: 0,
             recorded_at: 0,
             subscriber_id: None,
-            data: "x".repeat(data),
+            content: Content::Stored {
+                schema_version: 1,
+                data: "x".repeat(data),
+            },
         };
         let known = Known {
             events: (1..=events).map(event).collect(),

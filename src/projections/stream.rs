@@ -12,7 +12,7 @@ use crate::domain::precedence::PrecedenceRule;
 use crate::domain::state::Summary;
 use crate::domain::stored::{DecodeError, StoredPayload};
 use crate::domain::time::Timestamp;
-use crate::ledger::record::{Partition, PlainEvent, Position};
+use crate::ledger::record::{Content, Partition, PlainEvent, Position};
 
 /// How the names of a notification's events begin.
 pub const KIND: &str = "notification.";
@@ -161,13 +161,19 @@ impl<'a> Stream<'a> {
 }
 
 fn decode(event: &PlainEvent) -> Result<NotificationEvent, DecodeError> {
-    NotificationEvent::decode(
-        event.event_id,
-        Timestamp::from_micros_clamped(event.occurred_at),
-        StoredPayload {
-            event_type: &event.event_type,
-            schema_version: event.schema_version,
-            data: &event.data,
-        },
-    )
+    match &event.content {
+        Content::Decided { event, .. } => Ok(NotificationEvent::clone(event)),
+        Content::Stored {
+            schema_version,
+            data,
+        } => NotificationEvent::decode(
+            event.event_id,
+            Timestamp::from_micros_clamped(event.occurred_at),
+            StoredPayload {
+                event_type: &event.event_type,
+                schema_version: *schema_version,
+                data,
+            },
+        ),
+    }
 }

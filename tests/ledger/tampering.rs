@@ -337,6 +337,7 @@ fn new_event(client: &Client) -> NewEvent {
         occurred_at: client.surroundings.now(),
         subscriber_id: None,
         data: "{}".to_owned(),
+        decided: None,
     }
 }
 

@@ -121,6 +121,7 @@ fn append(client: &Client, stream: StreamId, expected: Tip) -> AppendRequest {
             occurred_at: client.surroundings.now(),
             subscriber_id: None,
             data: "{}".to_owned(),
+            decided: None,
         }],
         provenance: Arc::clone(&client.order.provenance),
         idempotency: None,

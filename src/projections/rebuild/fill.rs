@@ -252,7 +252,7 @@ impl Load {
             self.bytes += stream
                 .events
                 .iter()
-                .map(|event| event.data.len())
+                .map(|event| event.content.bytes())
                 .sum::<usize>();
         }
         if let Some(last) = page.last() {
