@@ -9,7 +9,7 @@ use ring::digest::{SHA256, digest};
 use serde_json::{Map, Value};
 
 use super::mapping::{ObjectChange, Unmappable, optional, private, required, subject};
-use super::wire::{self, Envelope, PreferenceObject, WorkflowObject};
+use super::wire::{self, Data, Envelope, Nested, PreferenceObject, WorkflowObject};
 use crate::domain::ids::SubscriberId;
 use crate::domain::integration::Change;
 use crate::domain::time::Timestamp;
@@ -70,7 +70,7 @@ pub(super) fn workflow(
     envelope: Envelope,
     body: &str,
 ) -> Result<ObjectChange, Unmappable> {
-    let (object, _) = subject(envelope.data)?;
+    let (object, _) = changed(envelope.data, body)?;
     let content = content_digest(&object);
     let workflow: WorkflowObject = wire::read(object);
     let occurred_at = kind.occurred_at(&workflow, envelope.timestamp.0);
@@ -114,7 +114,7 @@ fn trigger_name(workflow: WorkflowObject) -> Result<Option<String>, Unmappable> 
     if let Some(name) = optional("data.object.workflowId", workflow.workflow_id.0)? {
         return Ok(Some(name));
     }
-    let triggers = workflow.triggers.0.unwrap_or_default();
+    let triggers = workflow.triggers.0;
     let first = triggers.into_iter().next().and_then(|trigger| trigger.0);
     let identifier = first.and_then(|trigger| trigger.identifier.0);
     optional("data.object.triggers[0].identifier", identifier)
@@ -130,7 +130,7 @@ pub(super) fn preference(
     envelope: Envelope,
     body: &str,
 ) -> Result<ObjectChange, Unmappable> {
-    let (object, data) = subject(envelope.data)?;
+    let (object, data) = changed(envelope.data, body)?;
     let fact_key = content_digest(&object);
     let preference: PreferenceObject = wire::read(object);
     let field = "data.subscriberId";
@@ -164,6 +164,14 @@ fn scope(preference: PreferenceObject) -> Result<(String, Option<String>), Unmap
     let id = required("data.object.workflow.id", workflow.id.0)?;
     let name = optional("data.object.workflow.identifier", workflow.identifier.0)?;
     Ok((id, name))
+}
+
+/// The object that changed, with all its fields, and what stands beside it.
+fn changed(data: Nested<Data>, body: &str) -> Result<(Map<String, Value>, Data), Unmappable> {
+    let (_, data) = subject(data)?;
+    let field = "data.object";
+    let object = wire::object(body).ok_or(Unmappable::MissingField { field })?;
+    Ok((object, data))
 }
 
 /// A short name for what an object says, whatever the order of its fields.

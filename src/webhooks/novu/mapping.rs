@@ -7,11 +7,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::change::WorkflowChange;
 use super::message::MessageType;
-use super::wire::{self, Data, NESTING_MAX, Nested};
+use super::wire::{self, Data, MessageObject, NESTING_MAX, Nested};
 use super::{change, message};
 use crate::domain::event::Report;
 use crate::domain::ids::{IdError, check_name};
@@ -140,7 +140,7 @@ pub(super) fn required(field: &'static str, text: Option<String>) -> Result<Stri
 }
 
 /// The object a body is about, and what stands beside it.
-pub(super) fn subject(data: Nested<Data>) -> Result<(Map<String, Value>, Data), Unmappable> {
+pub(super) fn subject(data: Nested<Data>) -> Result<(MessageObject, Data), Unmappable> {
     let missing = |field| Unmappable::MissingField { field };
     let mut data = data.0.ok_or(missing("data"))?;
     let object = data.object.0.take().ok_or(missing("data.object"))?;

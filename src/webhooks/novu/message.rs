@@ -5,7 +5,7 @@
 //! envelope: a repeat has a new envelope and must give the same time.
 
 use super::mapping::{MessageFact, Unmappable, optional, private, required, subject};
-use super::wire::{self, Envelope, MessageObject, SendError};
+use super::wire::{Envelope, ErrorObject, MessageObject};
 use crate::domain::event::{BounceType, Context, Fact, Interaction, MessageRef, Report};
 use crate::domain::ids::{IdError, SubscriberId, WorkflowId};
 use crate::domain::time::Timestamp;
@@ -56,8 +56,7 @@ pub(super) fn map(
     body: &str,
 ) -> Result<MessageFact, Unmappable> {
     let (object, data) = subject(envelope.data)?;
-    let object: MessageObject = wire::read(object);
-    let error = data.error.0.map(SendError::from_value);
+    let error = data.error.map(|error| error.0);
 
     let fact = fact(message_type, &object, error.as_ref())?;
     let reason = match &fact {
@@ -91,7 +90,7 @@ pub(super) fn map(
 fn fact(
     message_type: MessageType,
     object: &MessageObject,
-    error: Option<&SendError>,
+    error: Option<&ErrorObject>,
 ) -> Result<Fact, Unmappable> {
     Ok(match message_type {
         // Chat steps report a failure as sent, with the error beside it.
@@ -110,7 +109,7 @@ fn fact(
 }
 
 /// Novu never says whether it will try again, and its callers can't make it: the end.
-fn failed(object: &MessageObject, error: Option<&SendError>) -> Result<Fact, Unmappable> {
+fn failed(object: &MessageObject, error: Option<&ErrorObject>) -> Result<Fact, Unmappable> {
     Ok(Fact::Failed {
         code: code(object, error)?,
         retryable: false,
@@ -119,7 +118,7 @@ fn failed(object: &MessageObject, error: Option<&SendError>) -> Result<Fact, Unm
     })
 }
 
-fn code(object: &MessageObject, error: Option<&SendError>) -> Result<Option<String>, Unmappable> {
+fn code(object: &MessageObject, error: Option<&ErrorObject>) -> Result<Option<String>, Unmappable> {
     if let Some(code) = optional("data.object.errorId", object.error_id.0.clone())? {
         return Ok(Some(code));
     }
@@ -134,7 +133,7 @@ fn is_bounce(object: &MessageObject) -> bool {
 }
 
 /// Judged by the mail server's answer.
-fn bounce_type(object: &MessageObject, error: Option<&SendError>) -> BounceType {
+fn bounce_type(object: &MessageObject, error: Option<&ErrorObject>) -> BounceType {
     let stored = object.error_text.0.as_deref();
     let reported = error.and_then(|error| error.message.0.as_deref());
     match stored
@@ -163,7 +162,7 @@ fn reply_class(text: &str) -> Option<char> {
 }
 
 /// What went wrong, in words: as told with this event, else as kept with the message.
-fn reason<'a>(object: &'a MessageObject, error: Option<&'a SendError>) -> Option<&'a str> {
+fn reason<'a>(object: &'a MessageObject, error: Option<&'a ErrorObject>) -> Option<&'a str> {
     let told = error.and_then(|error| error.message.0.as_deref());
     told.or(object.error_text.0.as_deref())
 }
