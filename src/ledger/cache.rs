@@ -63,6 +63,16 @@ impl<A> AggregateCache<A> {
         Some((entry.aggregate, entry.tip))
     }
 
+    /// Whether an aggregate is here now that passes.
+    pub(super) fn has(&self, stream: &StreamKey, passes: impl FnOnce(&A) -> bool) -> bool {
+        let shard = self
+            .shard(stream)
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let entry = shard.entries.peek(stream);
+        entry.is_some_and(|entry| passes(&entry.aggregate))
+    }
+
     /// Keeps an aggregate, at the cost of those used least recently.
     pub(super) fn put(&self, stream: StreamKey, aggregate: Arc<A>, tip: Tip, weight: usize) {
         let bytes = weight + stream.tenant_id.as_str().len();
@@ -116,11 +126,14 @@ mod tests {
         let cache = AggregateCache::new(1 << 20);
         cache.put(stream(1), Arc::new("one"), Tip::default(), 100);
 
+        assert!(cache.has(&stream(1), |aggregate| *aggregate == "one"));
+        assert!(!cache.has(&stream(1), |aggregate| *aggregate == "two"));
         assert_eq!(
             cache.take(&stream(1)).map(|(aggregate, _)| *aggregate),
             Some("one")
         );
         assert!(cache.take(&stream(1)).is_none());
+        assert!(!cache.has(&stream(1), |_| true));
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub mod record;
 pub mod recordable;
 pub(crate) mod records;
 pub mod registry;
+mod remembered;
 pub(crate) mod rows;
 pub mod sealing;
 mod session;
@@ -535,6 +536,28 @@ impl Ledger {
     /// The end of the log, as this process has just written it.
     pub fn tail(&self) -> &Tail {
         &self.core.tail
+    }
+
+    /// Whether a stream is a notification's, as far as this process remembers: none ever ceases to be
+    /// one. A database that has taken over may lack it, which whoever appends finds out. `false`
+    /// proves nothing.
+    pub fn remembers(&self, stream: &StreamKey) -> bool {
+        let notifications = &self.core.notifications;
+        notifications.has(stream, Notification::exists)
+    }
+
+    /// To which stream a reference belongs, as far as this process remembers both (`remembered.rs`). A
+    /// database that has taken over may lack them: whoever appends to the stream finds out, and it is
+    /// forgotten. `None` proves nothing.
+    pub fn remembered(&self, tenant: &TenantPlace, reference: &str) -> Option<StreamId> {
+        let stream_id = self.core.storage.remembered(&ReferencePlace {
+            partition: tenant.partition,
+            tenant_id: tenant.tenant_id.clone(),
+            reference: reference.to_owned(),
+        })?;
+        // Of a stream that has to be read, the lane that may have to connect again hears nothing.
+        self.remembers(&tenant.stream(stream_id))
+            .then_some(stream_id)
     }
 
     /// To which streams these references belong, in their order.

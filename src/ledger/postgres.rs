@@ -21,6 +21,7 @@ use super::record::{
     TenantPlace,
 };
 use super::records::{Fields, Record, Records};
+use super::remembered::{Remembered, Remembering, is_of_message};
 use super::rows::{
     event_columns, found_event, head, idempotency_record, recorded_event, referenced,
     stored_data_key, stream_event, stream_event_columns,
@@ -50,11 +51,16 @@ pub(super) struct PostgresStorage {
     pool: PgPool,
     /// For the lanes' own connections.
     options: PgConnectOptions,
+    remembered: Remembered,
 }
 
 impl PostgresStorage {
     pub(super) fn new(pool: PgPool, options: PgConnectOptions) -> Self {
-        Self { pool, options }
+        Self {
+            pool,
+            options,
+            remembered: Remembered::default(),
+        }
     }
 }
 
@@ -279,7 +285,10 @@ impl Storage for PostgresStorage {
         ]);
         let mut connection = options.connect().await?;
         connection.execute(DURABLE).await?;
-        Ok(Box::new(PostgresWriter { connection }))
+        Ok(Box::new(PostgresWriter {
+            connection,
+            remembering: self.remembered.through_connection(),
+        }))
     }
 
     async fn announcements(&self) -> Result<Option<Box<dyn Announcements>>, StorageError> {
@@ -516,6 +525,10 @@ impl Storage for PostgresStorage {
         rows.iter().map(|row| Ok(referenced!(row))).collect()
     }
 
+    fn remembered(&self, reference: &ReferencePlace) -> Option<StreamId> {
+        self.remembered.stream_of(reference)
+    }
+
     async fn scrub(&self) -> Result<bool, StorageError> {
         // Old versions of rows can't be read any more; when their space is used again is vacuum's
         // business, and what the server's own log keeps, its administrator's.
@@ -584,6 +597,7 @@ async fn data_keys(
 #[derive(Debug)]
 struct PostgresWriter {
     connection: PgConnection,
+    remembering: Remembering,
 }
 
 const EVENTS_AT: &str = "
@@ -715,7 +729,7 @@ const REFERENCES_ADDED: Added = Added {
     table: "message_references",
     columns: "partition, tenant_id, reference, stream_id",
     row_type: "message_reference_row",
-    and_then: " ON CONFLICT (partition, tenant_id, reference) DO NOTHING",
+    and_then: " ON CONFLICT (partition, tenant_id, reference) DO NOTHING RETURNING reference",
 };
 
 impl Record for &(&StreamKey, &str) {
@@ -727,6 +741,10 @@ impl Record for &(&StreamKey, &str) {
         fields.uuid(Some(stream.stream_id.0));
     }
 }
+
+// As `remembered` knows them.
+const MESSAGES_ADDED: &str =
+    "SELECT COUNT(*) FROM message_references_added WHERE starts_with(reference, 'message:')";
 
 const LATE_SUBSCRIBERS_ADDED: Added = Added {
     table: "late_subscribers",
@@ -839,7 +857,14 @@ impl BatchWriter for PostgresWriter {
         plan: &Plan<'_>,
         expected: &[LockedHead],
     ) -> Result<bool, StorageError> {
-        self.store(plan, Some(expected)).await
+        let (ok, messages) = self.store(plan, Some(expected)).await?;
+        let references = plan.references.iter();
+        let planned = references.filter(|(_, reference)| is_of_message(reference));
+        // Else somebody was first with one of them, and it is not said with which.
+        if ok && usize::try_from(messages) == Ok(planned.count()) {
+            self.remembering.keep(&plan.references);
+        }
+        Ok(ok)
     }
 
     async fn look_up(&mut self, questions: &Questions<'_>) -> Result<Found, StorageError> {
@@ -917,6 +942,9 @@ const PARTS: [&Added; 5] = [
 
 /// All statements that store plans. Which one it is, [`statement`] knows.
 static STATEMENTS: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let references = PARTS
+        .iter()
+        .position(|part| part.table == REFERENCES_ADDED.table);
     let whole = |number: usize| {
         let (first, mut parameters) = if number & 1 == 1 {
             (LOCKED, 8)
@@ -930,7 +958,11 @@ static STATEMENTS: LazyLock<Vec<String>> = LazyLock::new(|| {
                 added.push(&mut statement, parameters);
             }
         }
-        statement.push_str(" SELECT ok FROM matched");
+        let messages = match references {
+            Some(place) if number >> (place + 1) & 1 == 1 => MESSAGES_ADDED,
+            _ => "SELECT CAST(0 AS int8)",
+        };
+        let _ = write!(statement, " SELECT ok, ({messages}) FROM matched");
         statement
     };
     (0..1 << (PARTS.len() + 1)).map(whole).collect()
@@ -1004,18 +1036,18 @@ impl PostgresWriter {
     }
 
     /// Stores a plan in one statement, and so one round trip: if the heads are as expected, or else
-    /// held already. Says whether they were.
+    /// held already. Says whether they were, and how many references to messages were new.
     async fn store(
         &mut self,
         plan: &Plan<'_>,
         expected: Option<&[LockedHead]>,
-    ) -> Result<bool, StorageError> {
+    ) -> Result<(bool, i64), StorageError> {
         macro_rules! column {
             ($rows:expr, $row:ident => $value:expr) => {
                 $rows.iter().map(|$row| $value).bind_iter()
             };
         }
-        let mut query = sqlx::query_scalar(statement(plan, expected.is_some()))
+        let mut query = sqlx::query_as(statement(plan, expected.is_some()))
             .bind(column!(plan.heads, head => head.partition.0))
             .bind(column!(plan.heads, head => head.position.0))
             .bind(column!(plan.heads, head => head.hash.as_slice()))

@@ -54,9 +54,12 @@ pub fn provider_message_reference(id: &str) -> String {
     format!("provider:{id}")
 }
 
+/// How references to a platform's messages begin.
+pub(super) const MESSAGE_REFERENCE: &str = "message:";
+
 /// How a platform's message id is written as a reference.
 pub fn message_reference(id: &str) -> String {
-    format!("message:{id}")
+    [MESSAGE_REFERENCE, id].concat()
 }
 
 /// How a transaction is written as a reference.

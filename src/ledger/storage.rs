@@ -128,6 +128,13 @@ pub trait Storage: Send + Sync + fmt::Debug {
         references: &[ReferencePlace],
     ) -> Result<Vec<(ReferencePlace, StreamId)>, StorageError>;
 
+    /// To which stream a message belongs that a lane of this process has stored through a connection
+    /// it still has: what [`Storage::referenced`] would find, without asking. `None` proves nothing.
+    fn remembered(&self, reference: &ReferencePlace) -> Option<StreamId> {
+        let _ = reference;
+        None
+    }
+
     /// Overwrites what is left in the database's files of rows that were changed, as far as the
     /// database lets itself be told to. Changes nothing that can be read. `false` while somebody
     /// goes on reading what was there before.

@@ -104,7 +104,11 @@ pub async fn occupant(
     tenant: &TenantPlace,
     id: StreamId,
 ) -> Result<Occupant, LedgerError> {
-    let events = ledger.stream(&tenant.stream(id)).await?;
+    let stream = tenant.stream(id);
+    if ledger.remembers(&stream) {
+        return Ok(Occupant::Notification);
+    }
+    let events = ledger.stream(&stream).await?;
     Ok(events
         .first()
         .map_or(Occupant::Nothing, |first| match first.event_type.as_str() {
@@ -139,15 +143,19 @@ async fn by_reference(
     tenant: &TenantPlace,
     fact: &MessageFact,
 ) -> Result<Option<StreamId>, LedgerError> {
+    let message = message_reference(&fact.message_id);
+    // Most facts are about a message that was heard of before, and most of these a moment ago.
+    if let Some(known) = ledger.remembered(tenant, &message) {
+        return Ok(Some(known));
+    }
     let provider_message_id = fact.report.message.provider_message_id.as_deref();
     let provider_message = provider_message_id.map(provider_message_reference);
     let transaction = fact.transaction_id.as_deref().map(transaction_reference);
-    let references: Vec<String> = std::iter::once(message_reference(&fact.message_id))
+    let references: Vec<String> = std::iter::once(message)
         .chain(provider_message)
         .chain(transaction)
         .collect();
     let found = ledger.referenced(tenant, &references).await?;
-    // Most facts are about a message that was heard of before.
     if let Some(Some(known)) = found.first() {
         return Ok(Some(*known));
     }

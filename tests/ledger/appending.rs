@@ -8,6 +8,7 @@ use notification_ledger::domain::integration::{Change, Integration, IntegrationC
 use notification_ledger::domain::notification::{Action, Notification, Refusal};
 use notification_ledger::domain::time::Timestamp;
 use notification_ledger::ledger::record::{Partition, Position, Provenance, RecordedEvent};
+use notification_ledger::ledger::recordable::message_reference;
 use notification_ledger::ledger::storage::{LOG_BYTES_MAX, LogQuery, StreamQuery};
 use notification_ledger::ledger::{CommandError, Until};
 
@@ -28,6 +29,7 @@ on_each_storage!("current_thread":
     single_events_are_found_by_their_places,
     the_ids_in_a_report_lead_to_its_stream,
     the_first_stream_with_an_id_keeps_it,
+    what_is_remembered_of_a_message_is_on_record,
     a_repeated_fact_appends_nothing,
     a_repeated_delivery_appends_nothing,
     a_fact_told_many_times_at_once_is_recorded_once,
@@ -487,26 +489,26 @@ async fn single_events_are_found_by_their_places(place: &Place) {
     assert_eq!(place.storage.events_at(&[]).await.unwrap(), []);
 }
 
+/// A report that names the platform's message and its transaction, too.
+fn about(message_id: &str, provider_message_id: &str) -> Action {
+    let Action::Report {
+        mut report,
+        adoption,
+    } = sent(provider_message_id)
+    else {
+        unreachable!()
+    };
+    Arc::make_mut(&mut report).message.message_id = Some(message_id.to_owned());
+    Arc::make_mut(&mut report).context.transaction_id = Some("txn_1".to_owned());
+    Action::Report { report, adoption }
+}
+
 async fn the_ids_in_a_report_lead_to_its_stream(place: &Place) {
     let client = Client::of(place);
     let (one, other) = (client.requested().await, client.requested().await);
     client.tell(one, sent("sg-1")).await.unwrap();
     client.tell(other, sent("sg-2")).await.unwrap();
-    let Action::Report { mut report, .. } = sent("sg-3") else {
-        unreachable!()
-    };
-    Arc::make_mut(&mut report).message.message_id = Some("66f0".to_owned());
-    Arc::make_mut(&mut report).context.transaction_id = Some("txn_1".to_owned());
-    client
-        .tell(
-            other,
-            Action::Report {
-                report,
-                adoption: None,
-            },
-        )
-        .await
-        .unwrap();
+    client.tell(other, about("66f0", "sg-3")).await.unwrap();
 
     let found = async |references: &[&str]| {
         let references: Vec<_> = references.iter().map(|text| (*text).to_owned()).collect();
@@ -554,6 +556,39 @@ async fn the_first_stream_with_an_id_keeps_it(place: &Place) {
         .await
         .unwrap();
     assert_eq!(found, [Some(one)]);
+}
+
+async fn what_is_remembered_of_a_message_is_on_record(place: &Place) {
+    let (client, rival) = (Client::of(place), Client::of(place));
+    let (one, other) = (client.requested().await, rival.requested().await);
+    let tenant = &client.order.tenant;
+    let remembered = |id: &str| client.ledger.remembered(tenant, &message_reference(id));
+
+    // Two lanes take turns: each message is told of by both, and belongs to who was first.
+    for number in 0..20 {
+        let id = format!("shared-{number}");
+        let both = [(&client, one), (&rival, other)];
+        let order = if number % 2 == 0 { [0, 1] } else { [1, 0] };
+        for (teller, stream) in order.map(|place| both[place]) {
+            teller.tell(stream, about(&id, "ok")).await.unwrap();
+        }
+        let references = [message_reference(&id)];
+        let found = client.ledger.referenced(tenant, &references).await.unwrap();
+        assert_eq!(found, [Some(both[order[0]].1)]);
+        let remembered = remembered(&id);
+        assert!(remembered.is_none() || remembered == found[0]);
+    }
+
+    // One lane alone plans ahead, unless a second has passed since its last batch.
+    let mut any = false;
+    for number in 0..70 {
+        let id = format!("own-{number}");
+        client.tell(one, about(&id, "ok")).await.unwrap();
+        let remembered = remembered(&id);
+        assert!(remembered.is_none() || remembered == Some(one));
+        any |= remembered.is_some();
+    }
+    assert_eq!(any, place.is_postgres());
 }
 
 async fn a_repeated_fact_appends_nothing(place: &Place) {

@@ -260,4 +260,8 @@ impl Storage for FaultyStorage {
     ) -> Result<Vec<(ReferencePlace, StreamId)>, StorageError> {
         self.inner.referenced(references).await
     }
+
+    fn remembered(&self, reference: &ReferencePlace) -> Option<StreamId> {
+        self.inner.remembered(reference)
+    }
 }
