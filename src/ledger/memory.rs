@@ -12,6 +12,7 @@ use super::chain::GENESIS;
 use super::record::{
     Head, LockedHead, Partition, Position, RecordedEvent, StreamEvent, StreamKey, TenantPlace,
 };
+use super::recordable::stream_referred_to;
 use super::storage::{
     BatchWriter, BrokenStream, DataKeyPlace, Found, FoundEvent, IdempotencyPlace,
     IdempotencyRecord, LOG_BYTES_MAX, LogQuery, Page, ReferencePlace, Room, Storage, StorageError,
@@ -208,9 +209,20 @@ impl Storage for MemoryStorage {
         references: &[ReferencePlace],
     ) -> Result<Vec<(ReferencePlace, StreamId)>, StorageError> {
         let tables = self.tables.lock().await;
+        let stream_of = |place: &ReferencePlace| match stream_referred_to(&place.reference) {
+            Some(stream_id) => {
+                let stream = StreamKey {
+                    partition: place.partition,
+                    tenant_id: place.tenant_id.clone(),
+                    stream_id,
+                };
+                tables.streams.contains_key(&stream).then_some(stream_id)
+            }
+            None => tables.references.get(place).copied(),
+        };
         let found = references
             .iter()
-            .filter_map(|place| Some((place.clone(), *tables.references.get(place)?)));
+            .filter_map(|place| Some((place.clone(), stream_of(place)?)));
         Ok(found.collect())
     }
 

@@ -296,8 +296,9 @@ impl Ledger {
         Err(LedgerError::Overloaded)
     }
 
-    /// Carries out a command on one stream. `is_new` promises that the stream can't exist,
-    /// because its id was just made: then nothing is read first.
+    /// Carries out a command on one stream. `is_new` says that the stream does not exist, because its
+    /// id was just made or looked for: then nothing is read first. If it exists all the same, the
+    /// command is decided again.
     ///
     /// Returns once it is durable. Repeats are recognised: the same idempotency key gets the first
     /// answer again.

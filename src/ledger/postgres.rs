@@ -20,6 +20,7 @@ use super::record::{
     Head, LedgerPosition, LockedHead, Partition, Position, RecordedEvent, StreamEvent, StreamKey,
     TenantPlace,
 };
+use super::recordable::stream_referred_to;
 use super::records::{Fields, Record, Records};
 use super::remembered::{Remembered, Remembering, is_of_message};
 use super::rows::{
@@ -254,6 +255,7 @@ const SHARE_HEAD: &str = "
     WHERE partition = $1
     FOR SHARE";
 
+// References that are stored, and streams that refer to themselves.
 const REFERENCED: &str = "
     SELECT r.partition, r.tenant_id, r.reference, r.stream_id
     FROM UNNEST($1::int2[], $2::text[], $3::text[]) AS wanted (partition, tenant_id, reference)
@@ -264,7 +266,20 @@ const REFERENCED: &str = "
             AND tenant_id = wanted.tenant_id
             AND reference = wanted.reference
         OFFSET 0
-    ) AS r";
+    ) AS r
+    UNION ALL
+    SELECT wanted.partition, wanted.tenant_id, wanted.reference, wanted.stream_id
+    FROM UNNEST($4::int2[], $5::text[], $6::text[], $7::uuid[])
+        AS wanted (partition, tenant_id, reference, stream_id)
+    CROSS JOIN LATERAL (
+        SELECT 1
+        FROM events
+        WHERE partition = wanted.partition
+            AND tenant_id = wanted.tenant_id
+            AND stream_id = wanted.stream_id
+            AND sequence = 1
+        OFFSET 0
+    ) AS first";
 
 #[async_trait]
 impl Storage for PostgresStorage {
@@ -506,18 +521,35 @@ impl Storage for PostgresStorage {
         &self,
         references: &[ReferencePlace],
     ) -> Result<Vec<(ReferencePlace, StreamId)>, StorageError> {
-        let rows = sqlx::query(REFERENCED)
-            .bind(references.iter().map(|place| place.partition.0).bind_iter())
+        macro_rules! columns {
+            ($query:expr, $rows:expr) => {
+                $query
+                    .bind($rows.iter().map(|(place, _)| place.partition.0).bind_iter())
+                    .bind(
+                        $rows
+                            .iter()
+                            .map(|(place, _)| place.tenant_id.as_str())
+                            .bind_iter(),
+                    )
+                    .bind(
+                        $rows
+                            .iter()
+                            .map(|(place, _)| place.reference.as_str())
+                            .bind_iter(),
+                    )
+            };
+        }
+        let referred = references
+            .iter()
+            .map(|place| (place, stream_referred_to(&place.reference)));
+        let (streams, stored): (Vec<_>, Vec<_>) =
+            referred.partition(|(_, stream)| stream.is_some());
+        let query = columns!(sqlx::query(REFERENCED), stored);
+        let rows = columns!(query, streams)
             .bind(
-                references
+                streams
                     .iter()
-                    .map(|place| place.tenant_id.as_str())
-                    .bind_iter(),
-            )
-            .bind(
-                references
-                    .iter()
-                    .map(|place| place.reference.as_str())
+                    .map(|(_, stream)| stream.map(|id| id.0))
                     .bind_iter(),
             )
             .fetch_all(&self.pool)

@@ -6,7 +6,7 @@ use cqrs_es::Aggregate;
 
 use super::record::{NewEvent, RecordedEvent};
 use crate::domain::event::{Body, NotificationEvent};
-use crate::domain::ids::SubscriberId;
+use crate::domain::ids::{StreamId, SubscriberId};
 use crate::domain::integration::{Integration, IntegrationEvent};
 use crate::domain::notification::Notification;
 use crate::domain::sealing::Sealer;
@@ -56,10 +56,22 @@ pub fn provider_message_reference(id: &str) -> String {
 
 /// How references to a platform's messages begin.
 pub(super) const MESSAGE_REFERENCE: &str = "message:";
+/// How streams' references to themselves begin.
+const STREAM_REFERENCE: &str = "stream:";
 
 /// How a platform's message id is written as a reference.
 pub fn message_reference(id: &str) -> String {
     [MESSAGE_REFERENCE, id].concat()
+}
+
+/// How a stream refers to itself. Nothing is stored for it: the stream's first event is enough.
+pub fn stream_reference(id: StreamId) -> String {
+    format!("{STREAM_REFERENCE}{id}")
+}
+
+/// The stream that refers to itself so.
+pub(super) fn stream_referred_to(reference: &str) -> Option<StreamId> {
+    reference.strip_prefix(STREAM_REFERENCE)?.parse().ok()
 }
 
 /// How a transaction is written as a reference.

@@ -4,6 +4,7 @@
 //! file. `CROSS JOIN` fixes the join order, and `INDEXED BY` the index, so that
 //! look-ups are one probe per row.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -16,8 +17,9 @@ use super::batch::{Plan, PlannedErasure, PlannedEvent, Questions};
 use super::record::{
     Head, LockedHead, Partition, Position, RecordedEvent, StreamEvent, StreamKey, TenantPlace,
 };
+use super::recordable::stream_referred_to;
 use super::rows::{
-    event_columns, found_event, head, idempotency_record, recorded_event, referenced,
+    self, event_columns, found_event, head, idempotency_record, recorded_event, referenced,
     stored_data_key, stream_event, stream_event_columns,
 };
 use super::storage::{
@@ -38,6 +40,37 @@ pub(super) struct SqliteStorage {
 impl SqliteStorage {
     pub(super) fn new(pool: SqlitePool, options: SqliteConnectOptions) -> Self {
         Self { pool, options }
+    }
+
+    /// The streams among these references that exist.
+    async fn existing(
+        &self,
+        references: &[ReferencePlace],
+    ) -> Result<Vec<(ReferencePlace, StreamId)>, StorageError> {
+        let streams: HashMap<StreamKey, &ReferencePlace> = references
+            .iter()
+            .filter_map(|place| {
+                let stream = StreamKey {
+                    partition: place.partition,
+                    tenant_id: place.tenant_id.clone(),
+                    stream_id: stream_referred_to(&place.reference)?,
+                };
+                Some((stream, place))
+            })
+            .collect();
+        let first = |stream: &StreamKey| (stream.clone(), Sequence(1));
+        let firsts: Vec<_> = streams.keys().map(first).collect();
+        let mut existing = Vec::new();
+        for event in self.events_at(&firsts).await? {
+            let stream = StreamKey {
+                partition: event.partition,
+                tenant_id: rows::tenant("events", &event.tenant_id)?,
+                stream_id: event.stream_id,
+            };
+            let place = streams.get(&stream);
+            existing.extend(place.map(|place| ((*place).clone(), stream.stream_id)));
+        }
+        Ok(existing)
     }
 }
 
@@ -383,7 +416,7 @@ impl Storage for SqliteStorage {
         &self,
         references: &[ReferencePlace],
     ) -> Result<Vec<(ReferencePlace, StreamId)>, StorageError> {
-        let mut found = Vec::new();
+        let mut found = self.existing(references).await?;
         for references in references.chunks(ROWS_PER_STATEMENT) {
             let mut query = wanted("partition, tenant_id, reference");
             query.push_values(references, |mut row, place| {

@@ -122,7 +122,10 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// Stores a data key outside an append. An existing one stays as it is.
     async fn add_data_key(&self, key: &StoredDataKey) -> Result<(), StorageError>;
 
-    /// Which streams some references belong to; those that nobody knows are left out.
+    /// Which streams some references belong to; those that nobody knows are left out. A stream that
+    /// exists refers to itself ([`stream_reference`]).
+    ///
+    /// [`stream_reference`]: super::recordable::stream_reference
     async fn referenced(
         &self,
         references: &[ReferencePlace],

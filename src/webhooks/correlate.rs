@@ -22,7 +22,7 @@ use crate::domain::integration::Change;
 use crate::domain::notification::Notification;
 use crate::ledger::record::TenantPlace;
 use crate::ledger::recordable::{
-    message_reference, provider_message_reference, transaction_reference,
+    message_reference, provider_message_reference, stream_reference, transaction_reference,
 };
 use crate::ledger::{Ledger, LedgerError, Until};
 
@@ -40,8 +40,9 @@ const UUID_CHARS: usize = 36;
 pub enum Target {
     /// A stream that exists.
     Known(StreamId),
-    /// The stream it may begin. Another webhook of the transaction may have begun it already.
-    Adoptable(StreamId),
+    /// The stream it may begin. Another webhook of the transaction may have begun it already, unless
+    /// it `is_new`.
+    Adoptable { stream_id: StreamId, is_new: bool },
 }
 
 /// What is at an id.
@@ -70,13 +71,13 @@ pub async fn target(
     if let (Some(id), Occupant::Notification) = (own_id, occupant) {
         return Ok(Target::Known(id));
     }
-    if let Some(known) = by_reference(ledger, tenant, fact).await? {
+    // Most facts are about a message that was heard of before, and most of these a moment ago.
+    if let Some(known) = ledger.remembered(tenant, &message_reference(&fact.message_id)) {
         return Ok(Target::Known(known));
     }
     let free = own_id.filter(|_| occupant == Occupant::Nothing);
-    Ok(Target::Adoptable(
-        free.unwrap_or_else(|| adopted_id(&tenant.tenant_id, fact)),
-    ))
+    let adoptable = free.unwrap_or_else(|| adopted_id(&tenant.tenant_id, fact));
+    by_reference(ledger, tenant, fact, adoptable).await
 }
 
 /// Where the facts about one of a provider's other objects, such as a workflow, are kept.
@@ -142,24 +143,23 @@ async fn by_reference(
     ledger: &Ledger,
     tenant: &TenantPlace,
     fact: &MessageFact,
-) -> Result<Option<StreamId>, LedgerError> {
+    adoptable: StreamId,
+) -> Result<Target, LedgerError> {
     let message = message_reference(&fact.message_id);
-    // Most facts are about a message that was heard of before, and most of these a moment ago.
-    if let Some(known) = ledger.remembered(tenant, &message) {
-        return Ok(Some(known));
-    }
     let provider_message_id = fact.report.message.provider_message_id.as_deref();
     let provider_message = provider_message_id.map(provider_message_reference);
     let transaction = fact.transaction_id.as_deref().map(transaction_reference);
-    let references: Vec<String> = std::iter::once(message)
+    let references: Vec<String> = [stream_reference(adoptable), message]
+        .into_iter()
         .chain(provider_message)
         .chain(transaction)
         .collect();
-    let found = ledger.referenced(tenant, &references).await?;
-    if let Some(Some(known)) = found.first() {
-        return Ok(Some(*known));
+    let mut found = ledger.referenced(tenant, &references).await?.into_iter();
+    let is_new = found.next().flatten().is_none();
+    if let Some(known) = found.next().flatten() {
+        return Ok(Target::Known(known));
     }
-    let others: BTreeSet<StreamId> = found.into_iter().flatten().collect();
+    let others: BTreeSet<StreamId> = found.flatten().collect();
     let mut of_transaction = None;
     for candidate in others {
         let stream = tenant.stream(candidate);
@@ -167,13 +167,19 @@ async fn by_reference(
             continue;
         };
         if provider_agrees(&loaded.aggregate, &fact.report.message) {
-            return Ok(Some(candidate));
+            return Ok(Target::Known(candidate));
         }
         if knows_transaction(&loaded.aggregate, fact) {
             of_transaction = Some(candidate);
         }
     }
-    Ok(of_transaction)
+    Ok(of_transaction.map_or(
+        Target::Adoptable {
+            stream_id: adoptable,
+            is_new,
+        },
+        Target::Known,
+    ))
 }
 
 /// The notification knows the provider's id of the message, and not from another message.

@@ -142,7 +142,7 @@ async fn message(
     fact: MessageFact,
 ) -> Result<Placed, Problem> {
     let target = correlate::target(&state.ledger, &delivery.tenant, &fact).await?;
-    let Some((stream_id, adopting)) = destination(state, delivery, target).await? else {
+    let Some(destination) = destination(state, delivery, target).await? else {
         let subscriber_id = fact.report.context.subscriber_id;
         return Ok(Placed::Nowhere {
             reason: "no notification is known to which the message belongs, and the source keeps \
@@ -151,29 +151,52 @@ async fn message(
             subject: subscriber_id.map_or(Subject::Stream, Subject::Subscriber),
         });
     };
+    let Destination {
+        stream_id,
+        adopting,
+        is_new,
+    } = destination;
     tracing::Span::current().record("notification.id", tracing::field::display(stream_id));
     let command = reporting(state, delivery, fact, adopting);
     let ledger = &state.ledger;
     let done = ledger
-        .execute::<Notification>(&order(delivery), stream_id, false, command)
+        .execute::<Notification>(&order(delivery), stream_id, is_new, command)
         .await?;
     Ok(Placed::Recorded(Recorded::done(&done, Some(stream_id.0))))
 }
 
-/// The stream to append to, and whether the fact may begin it. `None` if there is none and the
-/// source does not want one.
+/// Where a fact is appended.
+struct Destination {
+    stream_id: StreamId,
+    /// The fact may begin the stream.
+    adopting: bool,
+    /// It does, unless another one gets ahead.
+    is_new: bool,
+}
+
+/// `None` if there is no stream and the source does not want one.
 async fn destination(
     state: &ApiState,
     delivery: &Delivery,
     target: Target,
-) -> Result<Option<(StreamId, bool)>, Problem> {
+) -> Result<Option<Destination>, Problem> {
+    let known = |stream_id| Destination {
+        stream_id,
+        adopting: false,
+        is_new: false,
+    };
     Ok(match (target, delivery.unmatched) {
-        (Target::Known(id), _) => Some((id, false)),
-        (Target::Adoptable(id), Unmatched::Adopt) => Some((id, true)),
+        (Target::Known(id), _) => Some(known(id)),
+        (Target::Adoptable { stream_id, is_new }, Unmatched::Adopt) => Some(Destination {
+            stream_id,
+            adopting: true,
+            is_new,
+        }),
+        (Target::Adoptable { is_new: true, .. }, Unmatched::Quarantine) => None,
         // It may have been begun while the source adopted.
-        (Target::Adoptable(id), Unmatched::Quarantine) => {
+        (Target::Adoptable { stream_id: id, .. }, Unmatched::Quarantine) => {
             let occupant = correlate::occupant(&state.ledger, &delivery.tenant, id).await?;
-            (occupant == Occupant::Notification).then_some((id, false))
+            (occupant == Occupant::Notification).then(|| known(id))
         }
     })
 }

@@ -8,7 +8,7 @@ use notification_ledger::domain::integration::{Change, Integration, IntegrationC
 use notification_ledger::domain::notification::{Action, Notification, Refusal};
 use notification_ledger::domain::time::Timestamp;
 use notification_ledger::ledger::record::{Partition, Position, Provenance, RecordedEvent};
-use notification_ledger::ledger::recordable::message_reference;
+use notification_ledger::ledger::recordable::{message_reference, stream_reference};
 use notification_ledger::ledger::storage::{LOG_BYTES_MAX, LogQuery, StreamQuery};
 use notification_ledger::ledger::{CommandError, Until};
 
@@ -530,15 +530,21 @@ async fn the_ids_in_a_report_lead_to_its_stream(place: &Place) {
         [Some(other), Some(other), Some(one)]
     );
     assert_eq!(found(&["provider:66f0"]).await, [None]);
+    // A stream leads to itself once it has begun.
+    let (own, none) = (stream_reference(one), stream_reference(client.new_stream()));
+    assert_eq!(
+        found(&[&own, "provider:sg-2", &none]).await,
+        [Some(one), Some(other), None]
+    );
     let elsewhere = client.clone().for_tenant("acme", 1).order.tenant;
-    let references = ["provider:sg-1".to_owned()];
+    let references = ["provider:sg-1".to_owned(), own];
     assert_eq!(
         client
             .ledger
             .referenced(&elsewhere, &references)
             .await
             .unwrap(),
-        [None]
+        [None, None]
     );
     assert_eq!(found(&[]).await, []);
 }
