@@ -22,7 +22,7 @@ const GROUP: &str = "axum, bare group commit";
 const STOCK: &str = "axum, postgres-es";
 
 /// Resident memory of the service under full load, at most.
-const MEMORY_MB_MAX: f64 = 150.0;
+pub const MEMORY_MB_MAX: f64 = 150.0;
 
 /// Somebody who is measured once a round.
 pub type Contender<'a> = (
@@ -377,15 +377,20 @@ impl Suite {
     }
 
     /// Notes what an event takes on disk.
-    async fn weigh(&self, comparison: &mut Comparison, database: &str) -> Result<()> {
-        let sizes = storage(&self.databases.address(database)?).await?;
-        let parts: Vec<_> = sizes
-            .iter()
-            .map(|(what, bytes)| format!("{what} {bytes:.0}"))
-            .collect();
-        let all: f64 = sizes.iter().map(|(_, bytes)| bytes).sum();
-        let note = format!("Bytes on disk per event: {all:.0} ({}).", parts.join(", "));
-        comparison.notes.push(note);
+    pub async fn weigh(&self, comparison: &mut Comparison, database: &str) -> Result<()> {
+        for weight in storage(&self.databases.address(database)?).await? {
+            let parts = weight.parts.iter();
+            let all: f64 = parts.clone().map(|(_, bytes)| bytes).sum();
+            let parts: Vec<_> = parts
+                .map(|(what, bytes)| format!("{what} {bytes:.0}"))
+                .collect();
+            let note = format!(
+                "Bytes on disk per event, `{}`: {all:.0} ({}).",
+                weight.table,
+                parts.join(", ")
+            );
+            comparison.notes.push(note);
+        }
         Ok(())
     }
 

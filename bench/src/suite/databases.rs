@@ -63,22 +63,45 @@ impl Databases {
     }
 }
 
-/// Bytes an event takes: of the table, and of each of its indexes.
-pub async fn storage(url: &str) -> Result<Vec<(String, f64)>> {
+/// What a table takes on disk.
+pub struct Weight {
+    pub table: String,
+    /// Bytes for each event on record: of the table itself, and of each of its indexes.
+    pub parts: Vec<(String, f64)>,
+}
+
+/// What each table takes on disk that grows with the record.
+pub async fn storage(url: &str) -> Result<Vec<Weight>> {
     const COUNT: &str = "SELECT count(*) FROM events";
     const SIZES: &str = "
-        SELECT 'the table'::text, pg_table_size('events')
-        UNION ALL
-        SELECT indexrelid::regclass::text, pg_relation_size(indexrelid)
-        FROM pg_index
-        WHERE indrelid = 'events'::regclass";
+        SELECT t.oid::regclass::text, part.name, part.size
+        FROM pg_class AS t
+        CROSS JOIN LATERAL (
+            SELECT 'the table' AS name, pg_table_size(t.oid) AS size, 0 AS place
+            UNION ALL
+            SELECT indexrelid::regclass::text, pg_relation_size(indexrelid), 1
+            FROM pg_index
+            WHERE indrelid = t.oid
+        ) AS part
+        WHERE t.relkind = 'r' AND t.relnamespace = 'public'::regnamespace
+            AND pg_total_relation_size(t.oid) > 10000000
+        ORDER BY t.relname <> 'events', t.relname, part.place, part.name";
     let pool = PgPoolOptions::new().max_connections(1).connect(url).await?;
     let events: i64 = sqlx::query(COUNT).fetch_one(&pool).await?.get(0);
     let rows = sqlx::query(SIZES).fetch_all(&pool).await?;
     pool.close().await;
-    let sizes = rows.iter().map(|row| {
-        let size: i64 = row.get(1);
-        (row.get(0), size as f64 / events as f64)
-    });
-    Ok(sizes.collect())
+    let mut weights: Vec<Weight> = Vec::new();
+    for row in rows {
+        let (table, size): (String, i64) = (row.get(0), row.get(2));
+        if weights.last().is_none_or(|last| last.table != table) {
+            weights.push(Weight {
+                table,
+                parts: Vec::new(),
+            });
+        }
+        if let Some(weight) = weights.last_mut() {
+            weight.parts.push((row.get(1), size as f64 / events as f64));
+        }
+    }
+    Ok(weights)
 }

@@ -10,6 +10,7 @@
 
 mod comparisons;
 mod databases;
+mod memory;
 mod novu;
 mod overload;
 mod plot;
@@ -57,6 +58,8 @@ pub enum Name {
     Sqlite64,
     /// Three times its peak rate.
     Overload,
+    /// Full load for minutes on end. Takes its time, so only if it is named.
+    Memory,
     /// With few events on record and with many. Takes its time, so only if it is named.
     Size,
 }
@@ -99,6 +102,9 @@ pub struct Arguments {
     /// Events on record for `size`.
     #[arg(long, default_value_t = 10_000_000)]
     large_events: u64,
+    /// Minutes of full load for `memory`.
+    #[arg(long, default_value_t = 10)]
+    minutes: usize,
     /// Fewer seconds, rounds and events: all of it in less than five minutes.
     #[arg(long)]
     quick: bool,
@@ -113,7 +119,9 @@ pub struct Suite {
 pub async fn run(mut arguments: Arguments) -> Result<()> {
     if arguments.names.is_empty() {
         arguments.names = Name::value_variants().to_vec();
-        arguments.names.retain(|name| *name != Name::Size);
+        arguments
+            .names
+            .retain(|name| !matches!(name, Name::Memory | Name::Size));
     }
     std::fs::create_dir_all(&arguments.out)?;
     let databases = Databases::connect(&arguments.database_url).await?;
@@ -139,6 +147,7 @@ pub async fn run(mut arguments: Arguments) -> Result<()> {
             Name::Rebuild => suite.rebuild(&mut comparison).await?,
             Name::Sqlite64 => suite.sqlite(&mut comparison).await?,
             Name::Overload => suite.overload(&mut comparison).await?,
+            Name::Memory => suite.memory(&mut comparison).await?,
             Name::Size => suite.size(&mut comparison).await?,
         }
         comparison.judge();

@@ -78,10 +78,10 @@ fn cpu_seconds(id: u32) -> Result<f64> {
     Ok((next()? + next()?) / TICKS_PER_SECOND)
 }
 
-/// Resident memory at its highest so far.
-pub fn peak_memory_mb(id: u32) -> Result<f64> {
+/// Resident memory, by its name in `status` of proc(5).
+pub fn memory_mb(id: u32, name: &str) -> Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
     let kilobytes = line.and_then(|line| line.split_whitespace().next());
     let kilobytes: f64 = kilobytes.context("the system does not say")?.parse()?;
     Ok(kilobytes * 1024.0 / 1_000_000.0)

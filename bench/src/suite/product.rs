@@ -129,9 +129,14 @@ impl Product {
         Ok(begun.elapsed())
     }
 
+    /// Resident memory now.
+    pub fn resident_mb(&self) -> Result<f64> {
+        process::memory_mb(self.meter.process, "VmRSS:")
+    }
+
     /// Resident memory at its highest so far.
     pub fn memory_mb(&self) -> Result<f64> {
-        process::peak_memory_mb(self.meter.process)
+        process::memory_mb(self.meter.process, "VmHWM:")
     }
 
     pub async fn stop(mut self) -> Result<()> {

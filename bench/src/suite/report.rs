@@ -10,7 +10,7 @@ use super::plot;
 use crate::generator::Measured;
 
 /// The rows a combined table has, in this order.
-const ORDER: [&str; 11] = [
+const ORDER: [&str; 12] = [
     "single-64",
     "single-256",
     "p99-at-70-percent",
@@ -21,6 +21,7 @@ const ORDER: [&str; 11] = [
     "rebuild",
     "sqlite-64",
     "overload",
+    "memory",
     "size",
 ];
 
@@ -258,6 +259,12 @@ impl Comparison {
             };
             self.bars[number].reached = reached;
         }
+    }
+
+    /// What each round gave.
+    pub fn rates_of(&self, who: &str) -> Vec<f64> {
+        let row = self.rows.iter().find(|row| row.who == who);
+        row.map_or_else(Vec::new, |row| row.per_second.clone())
     }
 
     pub fn median_of(&self, who: &str, figure: Figure) -> Option<f64> {

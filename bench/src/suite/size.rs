@@ -64,6 +64,7 @@ impl Suite {
         }
         comparison.wants(Bar::alone(Figure::P99, &names[1][2], 5.0));
         drop(contenders);
+        self.weigh(comparison, "bench_large").await?;
         small.stop().await?;
         large.stop().await?;
         self.clean(&["bench_small", "bench_large"]).await
