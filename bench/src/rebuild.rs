@@ -21,7 +21,7 @@ use notification_ledger::ledger::record::{
     Actor, ActorKind, Partition, Provenance, Source, TenantPlace,
 };
 use notification_ledger::ledger::sealing::MasterKey;
-use notification_ledger::ledger::{Ledger, Options, Order};
+use notification_ledger::ledger::{Beginning, Ledger, Options, Order};
 use notification_ledger::projections::rebuild::State;
 use notification_ledger::projections::{Projection, Projections};
 use notification_ledger::tasks::Tasks;
@@ -344,7 +344,8 @@ async fn lifecycle(ledger: &Ledger, surroundings: &Surroundings, number: i64) ->
             None,
         ),
     ];
-    for (index, (action, private)) in actions.into_iter().enumerate() {
+    let mut beginning = Beginning::JustMade;
+    for (action, private) in actions {
         let command = NotificationCommand {
             event_id: EventId(surroundings.ids.time_ordered()),
             occurred_at: surroundings.now(),
@@ -352,8 +353,9 @@ async fn lifecycle(ledger: &Ledger, surroundings: &Surroundings, number: i64) ->
             action,
         };
         ledger
-            .execute::<Notification>(&order, stream_id, index == 0, command)
+            .execute::<Notification>(&order, stream_id, beginning, command)
             .await?;
+        beginning = Beginning::Unknown;
     }
     Ok(())
 }

@@ -24,7 +24,7 @@ use crate::domain::notification::{Action, Notification, NotificationCommand};
 use crate::json::{Faults, Fields};
 use crate::ledger::record::{LedgerPosition, Provenance, StreamKey, TenantPlace};
 use crate::ledger::registry::Scope;
-use crate::ledger::{Done, Idempotency, Order};
+use crate::ledger::{Beginning, Done, Idempotency, Order};
 use crate::problem::Problem;
 
 pub const LEDGER_POSITION: HeaderName = HeaderName::from_static("ledger-position");
@@ -261,10 +261,14 @@ pub async fn carry_out(
         private: wish.private,
         action: wish.action,
     };
-    let is_new = given.is_none();
+    let beginning = if given.is_none() {
+        Beginning::JustMade
+    } else {
+        Beginning::Unknown
+    };
     Ok(state
         .ledger
-        .execute::<Notification>(&order, stream_id, is_new, command)
+        .execute::<Notification>(&order, stream_id, beginning, command)
         .await?)
 }
 

@@ -118,6 +118,11 @@ impl Notification {
                     available_at,
                     answers: self.queueable()?,
                 };
+                // There is no private part that it could keep.
+                let command = NotificationCommand {
+                    private: None,
+                    ..command
+                };
                 Ok(vec![self.draft(command, Body::Queued(queued))])
             }
             Action::Retract if self.retraction.is_some() => Ok(vec![]),

@@ -152,6 +152,17 @@ pub struct Idempotency {
     pub fingerprint: Hash,
 }
 
+/// What is known of a stream before a command looks at it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beginning {
+    /// It may be there or not.
+    Unknown,
+    /// It was looked for and was not there. Others may be about to begin it.
+    NotFound,
+    /// Its id was made for this command, so nobody else can have begun it.
+    JustMade,
+}
+
 /// A command's result.
 #[derive(Clone, Debug)]
 pub struct Done<A> {
@@ -296,9 +307,8 @@ impl Ledger {
         Err(LedgerError::Overloaded)
     }
 
-    /// Carries out a command on one stream. `is_new` says that the stream does not exist, because its
-    /// id was just made or looked for: then nothing is read first. If it exists all the same, the
-    /// command is decided again.
+    /// Carries out a command on one stream. Nothing is read first of one that does not exist as far as
+    /// `beginning` says; if it exists all the same, the command is decided again.
     ///
     /// Returns once it is durable. Repeats are recognised: the same idempotency key gets the first
     /// answer again.
@@ -310,14 +320,14 @@ impl Ledger {
         &self,
         order: &Order,
         stream_id: StreamId,
-        is_new: bool,
+        beginning: Beginning,
         command: A::Command,
     ) -> Result<Done<A>, CommandError<A::Error>>
     where
         A::Error: FromSealing,
     {
         let stream = order.tenant.stream(stream_id);
-        let result = self.run::<A>(order, &stream, is_new, command).await;
+        let result = self.run::<A>(order, &stream, beginning, command).await;
         self.core.metrics.append_outcome(outcome_label(&result), 1);
         match result {
             // A repeat may be refused only because its first time succeeded.
@@ -333,16 +343,21 @@ impl Ledger {
         &self,
         order: &Order,
         stream: &StreamKey,
-        is_new: bool,
+        beginning: Beginning,
         command: A::Command,
     ) -> Result<Done<A>, CommandError<A::Error>>
     where
         A::Error: FromSealing,
     {
-        let _turn = if is_new {
-            None
-        } else {
-            Some(self.core.locks.lock(stream).await)
+        let _turn = match beginning {
+            Beginning::JustMade => None,
+            Beginning::NotFound | Beginning::Unknown => Some(self.core.locks.lock(stream).await),
+        };
+        // Whoever had the turn before may have begun it.
+        let is_new = match beginning {
+            Beginning::JustMade => true,
+            Beginning::NotFound => !self.remembers(stream),
+            Beginning::Unknown => false,
         };
         for attempt in 0..ATTEMPTS_MAX {
             let is_new = is_new && attempt == 0;

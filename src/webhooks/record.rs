@@ -21,7 +21,7 @@ use crate::domain::sealing::{SealingError, Subject};
 use crate::domain::time::Timestamp;
 use crate::ledger::record::{LedgerPosition, Provenance, TenantPlace};
 use crate::ledger::registry::{SourceId, Unmatched};
-use crate::ledger::{CommandError, Done, Order};
+use crate::ledger::{Beginning, CommandError, Done, Order};
 use crate::problem::{Problem, internal};
 
 /// What the provider is called in the record.
@@ -158,9 +158,14 @@ async fn message(
     } = destination;
     tracing::Span::current().record("notification.id", tracing::field::display(stream_id));
     let command = reporting(state, delivery, fact, adopting);
+    let beginning = if is_new {
+        Beginning::NotFound
+    } else {
+        Beginning::Unknown
+    };
     let ledger = &state.ledger;
     let done = ledger
-        .execute::<Notification>(&order(delivery), stream_id, is_new, command)
+        .execute::<Notification>(&order(delivery), stream_id, beginning, command)
         .await?;
     Ok(Placed::Recorded(Recorded::done(&done, Some(stream_id.0))))
 }
@@ -253,7 +258,7 @@ async fn change(
     };
     let ledger = &state.ledger;
     let done = ledger
-        .execute::<Integration>(&order(delivery), stream_id, false, command)
+        .execute::<Integration>(&order(delivery), stream_id, Beginning::Unknown, command)
         .await
         .map_err(|error: CommandError<SealingError>| match error {
             CommandError::Refused(error) => internal(&error),

@@ -10,7 +10,7 @@ use notification_ledger::domain::time::Timestamp;
 use notification_ledger::ledger::record::{Partition, Position, Provenance, RecordedEvent};
 use notification_ledger::ledger::recordable::{message_reference, stream_reference};
 use notification_ledger::ledger::storage::{LOG_BYTES_MAX, LogQuery, StreamQuery};
-use notification_ledger::ledger::{CommandError, Until};
+use notification_ledger::ledger::{Beginning, CommandError, Until};
 
 use crate::client::{Client, EVERYTHING, checked_record, queue, request, request_for, said, sent};
 use crate::support::{Place, on_each_storage};
@@ -676,7 +676,12 @@ async fn provider_side_changes_have_streams_of_their_own(place: &Place) {
     };
     let tell = async |fact_key| {
         let ledger = &client.ledger;
-        let told = ledger.execute::<Integration>(&client.order, stream, false, change(fact_key));
+        let told = ledger.execute::<Integration>(
+            &client.order,
+            stream,
+            Beginning::Unknown,
+            change(fact_key),
+        );
         told.await.unwrap().appended
     };
 

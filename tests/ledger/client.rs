@@ -20,7 +20,7 @@ use notification_ledger::ledger::record::{
 use notification_ledger::ledger::storage::Storage;
 use notification_ledger::ledger::verify::verify;
 use notification_ledger::ledger::{
-    CommandError, Done, Idempotency, Ledger, Loaded, Options, Order, Until,
+    Beginning, CommandError, Done, Idempotency, Ledger, Loaded, Options, Order, Until,
 };
 
 use crate::support::Place;
@@ -110,21 +110,21 @@ impl Client {
     pub(crate) async fn begin(&self, stream: StreamId, action: Action) -> Told {
         let command = self.command(action, None);
         self.ledger
-            .execute(&self.order, stream, true, command)
+            .execute(&self.order, stream, Beginning::JustMade, command)
             .await
     }
 
     pub(crate) async fn tell(&self, stream: StreamId, action: Action) -> Told {
         let command = self.command(action, None);
         self.ledger
-            .execute(&self.order, stream, false, command)
+            .execute(&self.order, stream, Beginning::Unknown, command)
             .await
     }
 
     pub(crate) async fn confide(&self, stream: StreamId, action: Action, secret: &str) -> Told {
         let command = self.command(action, Some(secret));
         self.ledger
-            .execute(&self.order, stream, false, command)
+            .execute(&self.order, stream, Beginning::Unknown, command)
             .await
     }
 

@@ -8,6 +8,7 @@ use notification_ledger::domain::event::{
 use notification_ledger::domain::ids::{EventId, StreamId};
 use notification_ledger::domain::notification::{Action, Notification, NotificationCommand};
 use notification_ledger::domain::time::Timestamp;
+use notification_ledger::ledger::Beginning;
 use notification_ledger::ledger::record::Partition;
 use notification_ledger::projections::Projection;
 use notification_ledger::projections::latency;
@@ -72,7 +73,7 @@ impl<'a> Desk<'a> {
         };
         let told = client
             .ledger
-            .execute::<Notification>(&client.order, self.stream, false, command)
+            .execute::<Notification>(&client.order, self.stream, Beginning::Unknown, command)
             .await;
         told.unwrap();
     }

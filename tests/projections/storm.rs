@@ -15,6 +15,7 @@ use notification_ledger::domain::notification::{
     Action, Adoption, Notification, NotificationCommand,
 };
 use notification_ledger::domain::time::Timestamp;
+use notification_ledger::ledger::Beginning;
 use notification_ledger::ledger::record::{Partition, Position, StreamEvent};
 use notification_ledger::ledger::{CommandError, Options};
 use notification_ledger::projections::Projection;
@@ -346,7 +347,7 @@ impl Callers {
                 let stream = StreamId(Uuid::from_u128(u128::MAX - 100 - object));
                 let told = client
                     .ledger
-                    .execute::<Integration>(&client.order, stream, false, command)
+                    .execute::<Integration>(&client.order, stream, Beginning::Unknown, command)
                     .await;
                 told.unwrap();
                 return true;
@@ -378,7 +379,7 @@ impl Callers {
         let stream = StreamId(Uuid::from_u128(u128::MAX - stream));
         let told = client
             .ledger
-            .execute::<Notification>(&client.order, stream, false, command)
+            .execute::<Notification>(&client.order, stream, Beginning::Unknown, command)
             .await;
         match told {
             Ok(_) => true,

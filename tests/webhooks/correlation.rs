@@ -18,6 +18,7 @@ on_both_databases!(
     a_providers_id_that_is_not_unique_brings_no_strangers_together,
     another_tenants_notification_is_out_of_reach,
     webhooks_that_arrive_at_once_begin_one_stream,
+    a_crowd_that_arrives_before_its_stream_is_there_is_recorded,
     a_message_without_a_transaction_has_a_stream_of_its_own,
     a_source_may_keep_what_nobody_knows_for_a_person,
     a_stream_of_another_kind_is_left_alone,
@@ -257,6 +258,28 @@ async fn webhooks_that_arrive_at_once_begin_one_stream(f: &Fixture) {
             1
         );
         assert_eq!(types[0], "notification.adopted");
+    }
+}
+
+/// All of them have looked for the stream before one of them has begun it.
+async fn a_crowd_that_arrives_before_its_stream_is_there_is_recorded(f: &Fixture) {
+    const MESSAGES: usize = 200;
+    let arriving = (0..MESSAGES).map(|number| async move {
+        let body = body_with("message.sent.email", |body| {
+            let object = &mut body["data"]["object"];
+            object["_id"] = format!("crowd-{number}").into();
+            object["providerResponseId"] = format!("crowd-{number}").into();
+            object["transactionId"] = "txn_crowd".into();
+        });
+        f.novu(&format!("msg_crowd_{number}"), &body).await
+    });
+
+    let replies = join_all(arriving).await;
+
+    let id = replies[0].notification_id();
+    for reply in &replies {
+        assert_eq!(reply.outcome(), "appended");
+        assert_eq!(reply.notification_id(), id);
     }
 }
 
