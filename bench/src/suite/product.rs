@@ -98,6 +98,11 @@ impl Product {
 
     /// Waits until every list shows what was written so far, and says how long that took.
     pub async fn caught_up(&self) -> Result<Duration> {
+        self.caught_up_within(CATCH_UP_MAX).await
+    }
+
+    /// The same, after so much that it may take longer than usual.
+    pub async fn caught_up_within(&self, patience: Duration) -> Result<Duration> {
         const LISTS: [&str; 4] = [
             "/v1/notifications?limit=1",
             "/v1/notification-logs?limit=1",
@@ -119,8 +124,8 @@ impl Product {
             let header = format!("Ledger-Min-Position: {position}\r\n");
             for list in LISTS {
                 while connection.call("GET", list, &header, "").await?.status != 200 {
-                    if begun.elapsed() > CATCH_UP_MAX {
-                        bail!("{list} is still behind after {CATCH_UP_MAX:?}");
+                    if begun.elapsed() > patience {
+                        bail!("{list} is still behind after {patience:?}");
                     }
                     tokio::time::sleep(PAUSE).await;
                 }
