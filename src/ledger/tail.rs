@@ -16,13 +16,21 @@ use super::record::{Hash, LogEvent, Partition, Position};
 /// Most bytes of memory for each partition: what comes in between two steps of the projections under
 /// full load, twice.
 const BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Most bytes for all of them. Where another process takes the steps, nobody takes anything here.
+const ALL_BYTES_MAX: usize = 4 * BYTES_MAX;
 /// What an event takes beside what it says.
 const EVENT_BYTES: usize = 300;
 
 /// The end of each partition's log. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Tail {
-    partitions: Arc<Mutex<HashMap<Partition, Kept>>>,
+    all: Arc<Mutex<All>>,
+}
+
+#[derive(Debug, Default)]
+struct All {
+    partitions: HashMap<Partition, Kept>,
+    bytes: usize,
 }
 
 /// Events that follow each other.
@@ -64,10 +72,12 @@ impl Kept {
 impl Tail {
     /// Some events are in the record, one after the other, and before them the event `after`.
     pub fn add(&self, partition: Partition, after: (Position, Hash), events: Vec<LogEvent>) {
-        self.with(|partitions| {
-            let kept = partitions
+        self.with(|all| {
+            let kept = all
+                .partitions
                 .entry(partition)
                 .or_insert_with(|| Kept::new(after));
+            all.bytes -= kept.bytes;
             if kept.end() != after {
                 *kept = Kept::new(after);
             }
@@ -77,6 +87,10 @@ impl Tail {
             while kept.bytes > BYTES_MAX {
                 kept.pop();
             }
+            if all.bytes + kept.bytes > ALL_BYTES_MAX {
+                *kept = Kept::new(kept.end());
+            }
+            all.bytes += kept.bytes;
         });
     }
 
@@ -89,26 +103,26 @@ impl Tail {
         after: (Position, &[u8]),
         limit: usize,
     ) -> Vec<LogEvent> {
-        self.with(|partitions| {
-            let Some(kept) = partitions.get_mut(&partition) else {
+        self.with(|all| {
+            let Some(kept) = all.partitions.get_mut(&partition) else {
                 return Vec::new();
             };
+            all.bytes -= kept.bytes;
             while kept.after.0 < after.0 && kept.pop().is_some() {}
-            if (kept.after.0, kept.after.1.as_slice()) != after {
-                return Vec::new();
+            let mut taken = Vec::new();
+            if (kept.after.0, kept.after.1.as_slice()) == after {
+                let count = limit.min(kept.events.len());
+                taken.extend((0..count).filter_map(|_| kept.pop()));
             }
-            let count = limit.min(kept.events.len());
-            (0..count).filter_map(|_| kept.pop()).collect()
+            all.bytes += kept.bytes;
+            taken
         })
     }
 
-    fn with<T>(&self, act: impl FnOnce(&mut HashMap<Partition, Kept>) -> T) -> T {
+    fn with<T>(&self, act: impl FnOnce(&mut All) -> T) -> T {
         // No code that may panic runs under the lock.
-        let mut partitions = self
-            .partitions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        act(&mut partitions)
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        act(&mut all)
     }
 }
 
@@ -217,6 +231,34 @@ mod tests {
         let taken = tail.take(Partition(4), (Position(0), &hash(1, 0)), 10);
 
         assert_eq!(taken, []);
+    }
+
+    #[test]
+    fn all_partitions_share_some_memory() {
+        let tail = Tail::default();
+        let fit = i64::try_from(BYTES_MAX / bytes(&event(1, 1))).unwrap();
+        let add = |partition, positions: std::ops::RangeInclusive<i64>| {
+            let before = positions.start() - 1;
+            let events = positions.map(|position| event(1, position)).collect();
+            tail.add(
+                Partition(partition),
+                (Position(before), hash(1, before)),
+                events,
+            );
+        };
+        let take = |partition, after| {
+            let after = (Position(after), &hash(1, after)[..]);
+            tail.take(Partition(partition), after, usize::MAX).len()
+        };
+        for partition in 0..4 {
+            add(partition, 1..=fit);
+        }
+        add(4, 1..=9);
+        assert_eq!(take(4, 0), 0, "there was no room");
+
+        assert!(take(0, 0) > 0);
+        add(4, 10..=12);
+        assert_eq!(take(4, 9), 3, "there is again");
     }
 
     #[test]
