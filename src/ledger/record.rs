@@ -275,6 +275,13 @@ impl PlainEvent {
     }
 }
 
+impl LogEvent {
+    /// Which event it is, of all that ever were.
+    pub fn place(&self) -> (Position, Hash) {
+        (self.event.event.position, self.hash)
+    }
+}
+
 impl From<RecordedEvent> for StreamEvent {
     fn from(event: RecordedEvent) -> Self {
         Self {
@@ -342,13 +349,6 @@ impl<'de> Deserialize<'de> for LedgerPosition {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
         text.parse().map_err(de::Error::custom)
-    }
-}
-
-impl LogEvent {
-    /// Which event it is, of all that ever were.
-    pub fn place(&self) -> (Position, Hash) {
-        (self.event.event.position, self.hash)
     }
 }
 
