@@ -15,7 +15,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
 use zeroize::Zeroizing;
 
-use crate::api::{self, ApiState, Limits, Live, Pace, Parts, Readiness};
+use crate::api::{self, ApiState, Limits, Live, Pace, Parts, Readiness, Refusals};
 use crate::clock::Surroundings;
 use crate::config::{Config, DatabaseUrl, MasterKeyBytes, MasterKeySource};
 use crate::connections::Connections;
@@ -336,6 +336,7 @@ impl Opened {
             ),
         })
     }
+            refusals: Refusals::new(rooms.tasks.clone()),
 
     /// The tables of tenants, keys and sources.
     pub fn registry(&self, config: &Config, metrics: &Metrics) -> Registry {

@@ -33,6 +33,7 @@ pub mod page;
 pub mod projections;
 pub mod quarantine;
 pub mod rebuilds;
+pub mod refusals;
 pub mod request;
 pub mod schema;
 pub mod sources;
@@ -48,6 +49,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 pub use live::{Live, Pace};
+pub use refusals::Refusals;
 pub use state::{ApiState, Limits, Parts, Readiness};
 
 /// Every route of our own API. [`observe::Observe`] still has to be put around it.

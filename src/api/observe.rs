@@ -116,7 +116,17 @@ where
     state
         .metrics
         .http_request(method.as_str(), route, status.as_u16(), took);
-    log(&span, status, took);
+    let is_busy = matches!(
+        response
+            .extensions()
+            .get::<Arc<Problem>>()
+            .map(AsRef::as_ref),
+        Some(Problem::Overloaded(_))
+    );
+    if is_busy {
+        state.refusals.note();
+    }
+    log(&span, status, took, is_busy);
     response
 }
 
@@ -182,11 +192,14 @@ fn in_our_words(response: Response, method: &Method) -> Response {
 }
 
 /// Errors are told at `info` and above; everything else at `debug`, because a log line for each
-/// of many thousand requests a second costs more than the requests.
-fn log(span: &tracing::Span, status: StatusCode, took: std::time::Duration) {
+/// of many thousand requests a second costs more than the requests. For the same reason those that a
+/// busy service refuses are told together (see [`Refusals`](super::refusals::Refusals)).
+fn log(span: &tracing::Span, status: StatusCode, took: std::time::Duration, is_busy: bool) {
     let status_code = status.as_u16();
     let duration_ms = took.as_secs_f64() * 1000.0;
-    if status.is_server_error() {
+    if is_busy {
+        tracing::debug!(parent: span, status = status_code, duration_ms, "request refused: busy");
+    } else if status.is_server_error() {
         tracing::warn!(parent: span, status = status_code, duration_ms, "request failed");
     } else if status.is_client_error() {
         tracing::info!(parent: span, status = status_code, duration_ms, "request refused");

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::live::Live;
+use super::refusals::Refusals;
 use crate::clock::Surroundings;
 use crate::ledger::Ledger;
 use crate::ledger::database::{Database, LedgerRow};
@@ -36,6 +37,7 @@ pub struct Parts {
     /// The address from which providers reach this service, without a slash at the end.
     pub public_url: String,
     pub readiness: Readiness,
+    pub refusals: Refusals,
     pub live: Live,
 }
 

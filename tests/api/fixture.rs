@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderMap, Method, Request, StatusCode, request};
 use http_body_util::BodyExt;
-use notification_ledger::api::{ApiState, Limits, Live, Pace, Parts, Readiness};
+use notification_ledger::api::{ApiState, Limits, Live, Pace, Parts, Readiness, Refusals};
 use notification_ledger::app;
 use notification_ledger::clock::{Clock, IdSource, Surroundings, System};
 use notification_ledger::domain::ids::TenantId;
@@ -460,6 +460,7 @@ async fn state(
         public_url: "https://ledger.example".to_owned(),
         readiness: Readiness::default(),
         live,
+        refusals: Refusals::new(tasks),
     })
 }
 

@@ -12,7 +12,7 @@ use axum::body::Body;
 use futures_util::FutureExt;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
-use notification_ledger::api::{ApiState, Limits, Live, Pace, Parts, Readiness};
+use notification_ledger::api::{ApiState, Limits, Live, Pace, Parts, Readiness, Refusals};
 use notification_ledger::app;
 use notification_ledger::clock::{Clock, IdSource, Surroundings, System};
 use notification_ledger::domain::ids::TenantId;
@@ -378,6 +378,7 @@ async fn state(database: &Database, clock: &Arc<TestClock>, key_cache_ttl: Durat
         public_url: PUBLIC_URL.to_owned(),
         readiness: Readiness::default(),
         live: Live::new(0, Tasks::new(), Pace::default()),
+        refusals: Refusals::new(Tasks::new()),
     })
 }
 
