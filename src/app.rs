@@ -62,6 +62,8 @@ pub enum StartError {
     NoRandomness,
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    #[error("the operating system gives the ledger no threads to write with")]
+    Threads(#[source] io::Error),
     #[error("can't listen on {address}")]
     Listen {
         address: SocketAddr,
@@ -273,7 +275,11 @@ pub struct Rooms {
 
 impl Opened {
     /// Starts lanes and readers.
-    pub fn start(&self, config: &Config, metrics: &Metrics) -> Rooms {
+    ///
+    /// # Errors
+    ///
+    /// [`StartError::Threads`].
+    pub fn start(&self, config: &Config, metrics: &Metrics) -> Result<Rooms, StartError> {
         let tasks = Tasks::new();
         let options = Options {
             lanes: config.lanes.min(self.row.partitions.unsigned_abs()),
@@ -291,7 +297,8 @@ impl Opened {
             self.surroundings.clone(),
             metrics,
             &tasks,
-        );
+        )
+        .map_err(StartError::Threads)?;
         let projections = Projections::new(
             &self.database,
             self.row.partitions,
@@ -299,13 +306,13 @@ impl Opened {
             &self.surroundings,
             metrics,
         );
-        Rooms {
+        Ok(Rooms {
             ledger,
             projections,
             registry: self.registry(config, metrics),
             metrics: metrics.clone(),
             tasks,
-        }
+        })
     }
 
     /// What handlers need. `public_url` is the address from which providers reach this service.
@@ -329,6 +336,7 @@ impl Opened {
             webhook_tolerance: config.webhook_tolerance,
             public_url,
             readiness: Readiness::default(),
+            refusals: Refusals::new(rooms.tasks.clone()),
             live: Live::new(
                 config.live_streams_max,
                 rooms.tasks.clone(),
@@ -336,7 +344,6 @@ impl Opened {
             ),
         })
     }
-            refusals: Refusals::new(rooms.tasks.clone()),
 
     /// The tables of tenants, keys and sources.
     pub fn registry(&self, config: &Config, metrics: &Metrics) -> Registry {
@@ -383,7 +390,7 @@ impl Service {
     pub async fn start(config: &Config, metrics: &Metrics) -> Result<Self, StartError> {
         let surroundings = Surroundings::system();
         let opened = open_or_create(config, &surroundings).await?;
-        let rooms = opened.start(config, metrics);
+        let rooms = opened.start(config, metrics)?;
         let (listener, address) = listen(config).await?;
         // Last of what may fail: the key is in this answer and nowhere else.
         let operator_key = first_operator_key(&rooms.registry).await?;

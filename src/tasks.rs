@@ -2,7 +2,9 @@
 
 use std::future::Future;
 use std::time::Duration;
+use std::{io, thread};
 
+use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -25,6 +27,25 @@ impl Tasks {
         F: Future<Output = ()> + Send + 'static,
     {
         self.tracker.spawn(task);
+    }
+
+    /// Runs `task` in the background on a thread of its own, so that it need not wait until others,
+    /// however many are ready, had their turn. It must end like those of [`Self::spawn`].
+    ///
+    /// # Errors
+    ///
+    /// When the operating system has no thread to give, or nothing to wait for its sockets with.
+    pub fn spawn_apart<F>(&self, name: String, task: F) -> io::Result<()>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let token = self.tracker.token();
+        thread::Builder::new().name(name).spawn(move || {
+            runtime.block_on(task);
+            drop(token);
+        })?;
+        Ok(())
     }
 
     /// Cancelled when the tasks are to end.

@@ -251,7 +251,7 @@ async fn prepare(database: &Database, surroundings: &Surroundings, events: i64) 
         surroundings.clone(),
         &Metrics::new()?,
         &tasks,
-    );
+    )?;
     stream::iter(0..missing / 4)
         .map(|number| {
             let (ledger, surroundings) = (ledger.clone(), surroundings.clone());

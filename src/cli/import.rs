@@ -86,7 +86,7 @@ pub(super) async fn run(given: &Given, arguments: &Arguments) -> anyhow::Result<
     let stop = StopSignals::new()?;
     let (input, bytes) = open(&arguments.file).await?;
     let opened = given.open().await?;
-    let rooms = opened.start(&given.config, &given.metrics);
+    let rooms = opened.start(&given.config, &given.metrics)?;
     let place = rooms.registry.place(&arguments.tenant).await?;
     let Some(tenant) = place else {
         let id = &arguments.tenant;

@@ -1,11 +1,12 @@
 //! Lanes: the tasks that write.
 //!
-//! A lane owns some partitions and one database connection. It takes whatever queued up while its
+//! A lane owns some partitions, a thread and one database connection. It takes whatever queued up while its
 //! last transaction was being committed and commits all of it in one: it never waits for company,
 //! and gets more efficient the busier it is.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -68,7 +69,13 @@ pub(super) struct Lanes {
 }
 
 impl Lanes {
-    /// Starts `count` lanes. They end when the `Lanes` are dropped and their queues empty.
+    /// Starts `count` lanes, each on a thread of its own: under load it would otherwise wait behind
+    /// thousands of requests, most of which can only be refused meanwhile. They end when the `Lanes`
+    /// are dropped and their queues empty.
+    ///
+    /// # Errors
+    ///
+    /// When there are no threads for them.
     pub(super) fn start(
         count: u16,
         limits: QueueLimits,
@@ -77,7 +84,7 @@ impl Lanes {
         clock: &Arc<dyn Clock>,
         metrics: &Metrics,
         tasks: &Tasks,
-    ) -> Self {
+    ) -> io::Result<Self> {
         let queues = (0..count.max(1))
             .map(|number| {
                 let (queue, jobs) = mpsc::channel(limits.commands.max(1));
@@ -91,16 +98,16 @@ impl Lanes {
                     known: Known::default(),
                     failed_at: None,
                 };
-                tasks.spawn(lane.run(jobs));
-                queue
+                tasks.spawn_apart(format!("lane-{number}"), lane.run(jobs))?;
+                Ok(queue)
             })
-            .collect();
-        Self {
+            .collect::<io::Result<_>>()?;
+        Ok(Self {
             queues,
             room: Arc::new(Semaphore::new(limits.bytes.min(Semaphore::MAX_PERMITS))),
             limits,
             metrics: metrics.clone(),
-        }
+        })
     }
 
     /// Queues a request and waits until it is durable or lost.

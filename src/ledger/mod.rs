@@ -41,6 +41,7 @@ pub mod tail;
 pub mod verify;
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -227,6 +228,10 @@ impl TenantPlace {
 
 impl Ledger {
     /// Starts the lanes and readers of a ledger that exists.
+    ///
+    /// # Errors
+    ///
+    /// When the operating system has no threads for the lanes.
     pub fn start(
         storage: Arc<dyn Storage>,
         master: Arc<MasterKey>,
@@ -234,7 +239,7 @@ impl Ledger {
         surroundings: Surroundings,
         metrics: &Metrics,
         tasks: &Tasks,
-    ) -> Self {
+    ) -> io::Result<Self> {
         let appended = Appended::default();
         let tail = Tail::default();
         let announcer = Announcer::start(&storage, tasks);
@@ -250,7 +255,7 @@ impl Ledger {
             &surroundings.clock,
             metrics,
             tasks,
-        );
+        )?;
         let keyring = Keyring::new(
             Arc::clone(&storage),
             master,
@@ -272,7 +277,7 @@ impl Ledger {
                 Ok(found.map(|(place, stream)| (place, Some(stream))).collect())
             }
         });
-        Self {
+        Ok(Self {
             core: Arc::new(Core {
                 storage,
                 lanes,
@@ -288,7 +293,7 @@ impl Ledger {
                 metrics: metrics.clone(),
                 tasks: tasks.clone(),
             }),
-        }
+        })
     }
 
     /// Says no to a command before anything is done for it, if there would be no room for its

@@ -435,7 +435,8 @@ async fn state(
         surroundings.clone(),
         &metrics,
         &tasks,
-    );
+    )
+    .unwrap();
     let projections = Projections::new(&database, PARTITIONS, &ledger, &surroundings, &metrics);
     projections.start(&tasks).await.unwrap();
     let registry = Registry::new(
@@ -459,8 +460,8 @@ async fn state(
         webhook_tolerance: Duration::from_mins(5),
         public_url: "https://ledger.example".to_owned(),
         readiness: Readiness::default(),
-        live,
         refusals: Refusals::new(tasks),
+        live,
     })
 }
 

@@ -20,6 +20,7 @@ mod erasure;
 mod faulty;
 mod following;
 mod idempotency;
+mod lanes;
 mod neighbours;
 mod opening;
 mod outages;

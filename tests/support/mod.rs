@@ -106,6 +106,7 @@ impl Place {
             &Metrics::new().unwrap(),
             &tasks,
         )
+        .unwrap()
     }
 
     /// Waits until all processes have ended. Every handle of theirs must be gone.

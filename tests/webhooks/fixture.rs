@@ -348,7 +348,8 @@ async fn state(database: &Database, clock: &Arc<TestClock>, key_cache_ttl: Durat
         surroundings.clone(),
         &metrics,
         &Tasks::new(),
-    );
+    )
+    .unwrap();
     let projections = Projections::new(database, PARTITIONS, &ledger, &surroundings, &metrics);
     let registry = Registry::new(
         database.clone(),
@@ -377,8 +378,8 @@ async fn state(database: &Database, clock: &Arc<TestClock>, key_cache_ttl: Durat
         webhook_tolerance: TOLERANCE,
         public_url: PUBLIC_URL.to_owned(),
         readiness: Readiness::default(),
-        live: Live::new(0, Tasks::new(), Pace::default()),
         refusals: Refusals::new(Tasks::new()),
+        live: Live::new(0, Tasks::new(), Pace::default()),
     })
 }
 
