@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::changes::Changes;
 use super::projection::Projection;
 use super::recent::{Known, Recent, StreamPlace};
-use super::store::{Checkpoint, Place, Store, Transaction, Turn};
+use super::store::{Checkpoint, Haste, Place, Store, Transaction, Turn};
 use super::stream::{Folded, Pair, Stream, Unreadable};
 use crate::domain::ids::{StreamId, TenantId};
 use crate::domain::precedence::PrecedenceRule;
@@ -20,6 +20,8 @@ use crate::ledger::tail::Tail;
 /// Most events in one step: enough to spread the cost of a transaction, few enough to stay quick. More
 /// than come in between two steps, or nobody would rest who is abreast.
 pub const STEP_EVENTS_MAX: i64 = 2000;
+/// With as many in a step, a projection hurries.
+const ABREAST_EVENTS_MAX: usize = 1000;
 /// Most bytes of data that are read of what streams had before: at 1 KiB an event, several events
 /// for each stream of a step. One stream is read whole, however large it is.
 const STREAMS_BYTES_MAX: i64 = 16 * 1024 * 1024;
@@ -667,6 +669,15 @@ struct Member<'a> {
 }
 
 impl Group<'_> {
+    /// Whoever takes as much as a step can hold has more to catch up on.
+    fn haste(&self) -> Haste {
+        if self.events < ABREAST_EVENTS_MAX {
+            Haste::Abreast
+        } else {
+            Haste::Behind
+        }
+    }
+
     fn into_steps(self) -> impl Iterator<Item = Step> {
         let events = self.events;
         self.members.into_iter().map(move |member| Step {
@@ -694,7 +705,8 @@ async fn write_together(
     for group in groups {
         let changes = group.members.iter().flat_map(|member| &member.changes);
         for changes in changes {
-            if is_refusal(transaction.write_expected(Place::Live, changes).await)?.is_some() {
+            let written = transaction.write_expected(Place::Live, changes, group.haste());
+            if is_refusal(written.await)?.is_some() {
                 transaction.roll_back().await?;
                 return Ok(false);
             }

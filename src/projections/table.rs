@@ -124,6 +124,15 @@ impl<'a> Rows<'a> {
         self.cells.clear();
     }
 
+    /// The same rows, at most so many at a time.
+    pub fn pieces(&self, rows: usize) -> impl Iterator<Item = Rows<'_>> {
+        let cells = rows.max(1).saturating_mul(self.table.columns.len());
+        self.cells.chunks(cells).map(|cells| Rows {
+            table: self.table,
+            cells: cells.iter().map(Cell::borrowed).collect(),
+        })
+    }
+
     /// Rows that outlive what they were made from.
     pub fn into_owned(self) -> Rows<'static> {
         Rows {
@@ -153,6 +162,17 @@ impl Cell<'_> {
             Self::Int(value) => Cell::Int(value),
             Self::Uuid(value) => Cell::Uuid(value),
             Self::Text(value) => Cell::Text(Cow::Owned(value.into_owned())),
+        }
+    }
+
+    /// The same value, which is not copied.
+    pub fn borrowed(&self) -> Cell<'_> {
+        match self {
+            Self::Null => Cell::Null,
+            Self::Bool(value) => Cell::Bool(*value),
+            Self::Int(value) => Cell::Int(*value),
+            Self::Uuid(value) => Cell::Uuid(*value),
+            Self::Text(value) => Cell::Text(Cow::Borrowed(value)),
         }
     }
 
@@ -237,3 +257,33 @@ macro_rules! columns {
     };
 }
 pub(super) use columns;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static PAIRS: Table = Table {
+        name: "pairs",
+        row_type: "pairs_row",
+        key: 1,
+        writing: Writing::Replace,
+        columns: columns![key: Int, text: Text],
+    };
+
+    #[test]
+    fn pieces_hold_every_row_once_and_in_order() {
+        let mut rows = Rows::new(&PAIRS);
+        for key in 0..5_i64 {
+            rows.push([key.into(), format!("text {key}").into()]);
+        }
+
+        for size in [0, 1, 2, 5, 6, usize::MAX] {
+            let pieces: Vec<_> = rows.pieces(size).collect();
+
+            assert!(pieces.iter().all(|piece| piece.len() <= size.max(1)));
+            let cells = pieces.into_iter().flat_map(|piece| piece.cells);
+            assert_eq!(cells.collect::<Vec<_>>(), rows.cells, "{size}");
+        }
+        assert_eq!(Rows::new(&PAIRS).pieces(3).count(), 0);
+    }
+}

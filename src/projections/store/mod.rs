@@ -9,7 +9,7 @@ mod postgres;
 mod shadow;
 mod sqlite;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::sqlite::{SqlitePool, SqliteSynchronous};
 use sqlx::{PgPool, Postgres, Sqlite};
@@ -54,6 +54,19 @@ enum Pools {
         writing: SqlitePool,
     },
 }
+
+/// Whether who writes may take the database for as long as it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Haste {
+    /// Yes: much is waiting.
+    Behind,
+    /// No: others need it for what their callers wait for. So it is done in pieces, with a rest after
+    /// each that is as long as the piece took.
+    Abreast,
+}
+
+/// Rows of a piece: less than a millisecond's work.
+const PIECE_ROWS: usize = 50;
 
 /// A transaction on either database. Dropped, it leaves no trace.
 #[derive(Debug)]
@@ -247,14 +260,25 @@ impl Transaction {
         &mut self,
         place: Place,
         changes: &Changes<'_>,
+        haste: Haste,
     ) -> Result<(), StorageError> {
         let Changes { new, rows, gone } = changes;
         match self {
             Self::Postgres(transaction) => {
                 postgres::delete(transaction, place, gone).await?;
-                postgres::insert_new(transaction, place, new).await?;
-                postgres::write(transaction, place, rows).await
+                for piece in new.pieces(haste.rows_at_once()) {
+                    let begun = Instant::now();
+                    postgres::insert_new(transaction, place, &piece).await?;
+                    haste.rest(begun).await;
+                }
+                for piece in rows.pieces(haste.rows_at_once()) {
+                    let begun = Instant::now();
+                    postgres::write(transaction, place, &piece).await?;
+                    haste.rest(begun).await;
+                }
+                Ok(())
             }
+            // Nobody else can write until it is done.
             Self::Sqlite(transaction) => {
                 sqlite::delete(transaction, place, gone).await?;
                 sqlite::insert_new(transaction, place, new).await?;
@@ -371,6 +395,21 @@ impl Transaction {
             sqlx::raw_sql(sql).execute(&mut **transaction).await?;
         });
         Ok(())
+    }
+}
+
+impl Haste {
+    fn rows_at_once(self) -> usize {
+        match self {
+            Self::Behind => usize::MAX,
+            Self::Abreast => PIECE_ROWS,
+        }
+    }
+
+    async fn rest(self, begun: Instant) {
+        if self == Self::Abreast {
+            tokio::time::sleep(begun.elapsed()).await;
+        }
     }
 }
 
