@@ -9,6 +9,7 @@ mod pages;
 mod raw;
 mod rebuild;
 mod references;
+mod steady;
 mod suite;
 
 use anyhow::Result;
@@ -23,6 +24,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 enum Command {
     /// Writing through a running service, beside raw inserts into the same database.
     Load(load::Arguments),
+    /// Writing at a fixed rate.
+    Steady(steady::Arguments),
     /// Rebuilding projections, beside reading the same rows.
     Rebuild(rebuild::Arguments),
     /// From a write's answer until lists show it, while others write at a fixed rate.
@@ -39,6 +42,7 @@ enum Command {
 async fn main() -> Result<()> {
     match Command::parse() {
         Command::Load(arguments) => load::run(arguments).await,
+        Command::Steady(arguments) => steady::run(arguments).await,
         Command::Rebuild(arguments) => rebuild::run(arguments).await,
         Command::Lag(arguments) => lag::run(arguments).await,
         Command::Pages(arguments) => pages::run(arguments).await,

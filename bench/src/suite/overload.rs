@@ -1,10 +1,10 @@
 //! More than can be done: three times what the ledger reaches at its peak.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 
 use super::Suite;
@@ -85,21 +85,29 @@ impl Suite {
     }
 }
 
-/// Asks for so much a second, whatever the answers do.
+/// Asks for so much a second, whatever the answers do: whoever is free sends what is due next.
 async fn flood(target: &Target, rate: f64, duration: Duration) -> Result<Flood> {
-    let (sender, due) = mpsc::unbounded_channel();
-    let due = Arc::new(Mutex::new(due));
-    let mut workers = JoinSet::new();
+    let mut connections = Vec::new();
     for number in 0..CONNECTIONS {
-        let mut connection = Connection::open(target).await?;
-        let mut requests = http::singles(number);
-        let due = Arc::clone(&due);
+        connections.push((Connection::open(target).await?, http::singles(number)));
+    }
+    let count = (rate * duration.as_secs_f64()) as u64;
+    let next = Arc::new(AtomicU64::new(0));
+    let begun = Instant::now();
+    let mut workers = JoinSet::new();
+    for (mut connection, mut requests) in connections {
+        let next = Arc::clone(&next);
         workers.spawn(async move {
             let (mut taken, mut refused) = (Tally::new()?, Tally::new()?);
             loop {
-                let Some(due) = due.lock().await.recv().await else {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= count {
                     return Ok((taken, refused));
-                };
+                }
+                let due = begun + Duration::from_secs_f64(number as f64 / rate);
+                if due > Instant::now() {
+                    tokio::time::sleep_until(due.into()).await;
+                }
                 let request = requests();
                 let sent = Instant::now();
                 let answer = connection
@@ -113,17 +121,6 @@ async fn flood(target: &Target, rate: f64, duration: Duration) -> Result<Flood> 
             }
         });
     }
-    let begun = Instant::now();
-    let mut count = 0;
-    while begun.elapsed() < duration {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        let by_now = (rate * begun.elapsed().min(duration).as_secs_f64()) as u64;
-        for number in count..by_now {
-            sender.send(begun + Duration::from_secs_f64(number as f64 / rate))?;
-        }
-        count = by_now;
-    }
-    drop(sender);
     let (mut taken, mut refused) = (Tally::new()?, Tally::new()?);
     while let Some(worker) = workers.join_next().await {
         let (of_one, refused_of_one) = worker??;
