@@ -1,9 +1,11 @@
-//! A storage that fails when it is told to, and tells what was committed together.
+//! A storage that fails or waits when it is told to, and tells what was committed together.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
+use futures_util::{pin_mut, poll};
 use notification_ledger::domain::ids::{Sequence, StreamId, SubscriberId};
 use notification_ledger::ledger::batch::{Plan, Questions};
 use notification_ledger::ledger::record::{
@@ -13,6 +15,9 @@ use notification_ledger::ledger::storage::{
     BatchWriter, BrokenStream, DataKeyPlace, Found, IdempotencyPlace, IdempotencyRecord, LogQuery,
     Page, ReferencePlace, Storage, StorageError, StoredDataKey, StreamQuery, SubscriberStreams,
 };
+use tokio::sync::watch;
+
+use crate::client::{Client, Told, request};
 
 /// Events with this correlation id are refused, as a database refuses rows.
 pub(crate) const POISON: &str = "poison";
@@ -37,6 +42,10 @@ struct Plans {
     next_commit: Mutex<Option<Commit>>,
     /// How many events each commit carried.
     committed: Mutex<Vec<usize>>,
+    /// Batches have to wait.
+    held: watch::Sender<bool>,
+    /// How many came while they had to.
+    waiting: watch::Sender<usize>,
     keys_asked_for: AtomicUsize,
     locks: AtomicUsize,
     look_ups: AtomicUsize,
@@ -52,6 +61,49 @@ impl FaultyStorage {
 
     pub(crate) fn fail_next(&self, commit: Commit) {
         *self.plans.next_commit.lock().unwrap() = Some(commit);
+    }
+
+    /// From now on no batch goes on, until [`Self::go_on`].
+    pub(crate) fn hold(&self) {
+        self.plans.waiting.send_replace(0);
+        self.plans.held.send_replace(true);
+    }
+
+    /// A lane has a batch, and waits with it.
+    pub(crate) async fn is_waiting(&self) {
+        let mut waiting = self.plans.waiting.subscribe();
+        waiting.wait_for(|waiting| *waiting > 0).await.unwrap();
+    }
+
+    pub(crate) fn go_on(&self) {
+        self.plans.held.send_replace(false);
+    }
+
+    /// New notifications, one for each client, which queue up while the lane is busy with one of
+    /// `before`, and so share a batch. Nothing of them may wait before it is queued.
+    pub(crate) async fn together(&self, before: &Client, clients: &[Client]) -> Vec<Told> {
+        self.hold();
+        let keeping_busy = before.begin(before.new_stream(), request());
+        pin_mut!(keeping_busy);
+        assert!(poll!(&mut keeping_busy).is_pending());
+        self.is_waiting().await;
+        let told = self.queued(clients).await;
+        keeping_busy.await.unwrap();
+        told
+    }
+
+    /// New notifications, one for each client, of which none is done before all are queued.
+    pub(crate) async fn queued(&self, clients: &[Client]) -> Vec<Told> {
+        self.hold();
+        let told = join_all(
+            clients
+                .iter()
+                .map(|client| client.begin(client.new_stream(), request())),
+        );
+        pin_mut!(told);
+        assert!(poll!(&mut told).is_pending());
+        self.go_on();
+        told.await
     }
 
     /// How many data keys batches have asked for.
@@ -80,6 +132,17 @@ struct FaultyWriter {
     events: usize,
 }
 
+impl Plans {
+    /// Waits while batches have to.
+    async fn pass(&self) {
+        let mut held = self.held.subscribe();
+        if *held.borrow() {
+            self.waiting.send_modify(|waiting| *waiting += 1);
+        }
+        held.wait_for(|held| !held).await.unwrap();
+    }
+}
+
 fn refuse_poison(plan: &Plan<'_>) -> Result<(), StorageError> {
     let mut ids = plan
         .events
@@ -101,6 +164,7 @@ impl BatchWriter for FaultyWriter {
         &mut self,
         partitions: &[Partition],
     ) -> Result<Vec<LockedHead>, StorageError> {
+        self.plans.pass().await;
         self.plans.locks.fetch_add(1, Ordering::SeqCst);
         self.inner.lock_heads(partitions).await
     }
@@ -114,6 +178,7 @@ impl BatchWriter for FaultyWriter {
     }
 
     async fn look_up(&mut self, questions: &Questions<'_>) -> Result<Found, StorageError> {
+        self.plans.pass().await;
         self.plans.look_ups.fetch_add(1, Ordering::SeqCst);
         let keys = &self.plans.keys_asked_for;
         keys.fetch_add(questions.data_keys.len(), Ordering::SeqCst);
@@ -125,6 +190,7 @@ impl BatchWriter for FaultyWriter {
         plan: &Plan<'_>,
         expected: &[LockedHead],
     ) -> Result<bool, StorageError> {
+        self.plans.pass().await;
         refuse_poison(plan)?;
         let fault = self.plans.next_commit.lock().unwrap().take();
         if let Some(Commit::Lost) = fault {

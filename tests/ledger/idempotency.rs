@@ -1,12 +1,15 @@
 //! A request that is repeated gets its first answer again.
 
+use std::sync::Arc;
+
 use notification_ledger::domain::event::Fact;
 use notification_ledger::domain::ids::Sequence;
 use notification_ledger::domain::notification::Action;
 use notification_ledger::domain::notification::Notification;
-use notification_ledger::ledger::{CommandError, Done, LedgerError};
+use notification_ledger::ledger::{CommandError, Done, LedgerError, Options};
 
 use crate::client::{Client, Told, checked_record, idempotency, queue, request, said, sent};
+use crate::faulty::FaultyStorage;
 use crate::support::{Place, on_each_storage};
 
 on_each_storage!("current_thread":
@@ -146,14 +149,11 @@ async fn a_request_that_was_refused_leaves_its_key_free(place: &Place) {
 }
 
 async fn keys_of_one_batch_count_once(place: &Place) {
-    let client = Client::of(place);
-    // None of these waits for anything before it is queued, so they share a batch.
-    let same = (0..3).map(|_| (client.with_key("k", 1), client.new_stream()));
-    let other = [(client.with_key("k", 2), client.new_stream())];
-    let told = same
-        .chain(other)
-        .map(|(client, stream)| async move { client.begin(stream, request()).await });
-    let told = futures_util::future::join_all(told).await;
+    let storage = FaultyStorage::new(&place.storage);
+    let ledger = place.process_on(Arc::new(storage.clone()), Options::default());
+    let client = Client::on(place, ledger);
+    let keyed = [1, 1, 1, 2].map(|request| client.with_key("k", request));
+    let told = storage.together(&client, &keyed).await;
 
     let [first, second, third, other] = told.as_slice() else {
         unreachable!()
@@ -162,7 +162,7 @@ async fn keys_of_one_batch_count_once(place: &Place) {
     assert_replayed(second.as_ref().unwrap(), first);
     assert_replayed(third.as_ref().unwrap(), first);
     assert!(is_reuse(other), "{other:?}");
-    assert_eq!(checked_record(place).await.len(), 1);
+    assert_eq!(checked_record(place).await.len(), 2);
 }
 
 async fn keys_outlive_the_process(place: &Place) {

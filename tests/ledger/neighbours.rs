@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use futures_util::future::join_all;
 use futures_util::poll;
 use notification_ledger::ledger::lane::QueueLimits;
 use notification_ledger::ledger::storage::StorageError;
@@ -30,17 +29,6 @@ fn faulty(place: &Place) -> (FaultyStorage, Client) {
     (storage, Client::on(place, ledger))
 }
 
-/// New notifications, one for each client. They wait for nothing before they are queued, so on
-/// one thread they share a batch.
-async fn together(clients: &[Client]) -> Vec<Told> {
-    join_all(
-        clients
-            .iter()
-            .map(|client| client.begin(client.new_stream(), request())),
-    )
-    .await
-}
-
 fn rejected(told: &Told) -> bool {
     let Err(CommandError::Ledger(LedgerError::Storage(error))) = told else {
         return false;
@@ -56,8 +44,10 @@ async fn what_queues_up_is_committed_together(place: &Place) {
     let (storage, client) = faulty(place);
     let elsewhere = client.clone().for_tenant("globex", 1);
 
-    together(&[client.clone(), elsewhere, client]).await;
-    assert_eq!(storage.committed(), [3]);
+    storage
+        .together(&client, &[client.clone(), elsewhere, client.clone()])
+        .await;
+    assert_eq!(storage.committed(), [1, 3]);
     checked_record(place).await;
 }
 
@@ -66,14 +56,14 @@ async fn a_bad_request_harms_nobody_else_in_its_batch(place: &Place) {
     let mut clients = vec![client.clone(); 9];
     clients[4] = client.correlating(POISON);
 
-    let told = together(&clients).await;
+    let told = storage.together(&clients[0], &clients).await;
     let bad: Vec<_> = (0..9).filter(|number| told[*number].is_err()).collect();
     assert_eq!(bad, [4]);
     assert!(rejected(&told[4]), "{:?}", told[4]);
     // The halves without it are committed whole, in the order they came.
-    assert_eq!(storage.committed(), [4, 1, 3]);
+    assert_eq!(storage.committed(), [1, 4, 1, 3]);
     let record = checked_record(place).await;
-    let streams: Vec<_> = record.iter().map(|event| event.stream_id).collect();
+    let streams: Vec<_> = record[1..].iter().map(|event| event.stream_id).collect();
     let told: Vec<_> = told
         .iter()
         .flatten()
@@ -85,8 +75,12 @@ async fn a_bad_request_harms_nobody_else_in_its_batch(place: &Place) {
 async fn who_hangs_up_harms_nobody_else_in_the_batch(place: &Place) {
     let (storage, client) = faulty(place);
     let stream = client.new_stream();
+    storage.hold();
+    let before = client.begin(client.new_stream(), request());
     let neighbour = client.begin(client.new_stream(), request());
-    tokio::pin!(neighbour);
+    tokio::pin!(before, neighbour);
+    assert!(poll!(&mut before).is_pending());
+    storage.is_waiting().await;
     {
         let hanging_up = client.begin(stream, request());
         tokio::pin!(hanging_up);
@@ -94,8 +88,10 @@ async fn who_hangs_up_harms_nobody_else_in_the_batch(place: &Place) {
         assert!(poll!(&mut neighbour).is_pending());
     }
 
+    storage.go_on();
+    before.await.unwrap();
     neighbour.await.unwrap();
-    assert_eq!(storage.committed(), [2]);
+    assert_eq!(storage.committed(), [1, 2]);
     // The one who hung up can go on, too.
     assert_eq!(
         client
@@ -107,7 +103,7 @@ async fn who_hangs_up_harms_nobody_else_in_the_batch(place: &Place) {
             .0,
         2
     );
-    assert_eq!(checked_record(place).await.len(), 3);
+    assert_eq!(checked_record(place).await.len(), 4);
 }
 
 async fn an_unheard_commit_is_not_repeated(place: &Place) {
@@ -146,29 +142,31 @@ async fn a_lost_commit_is_repeated(place: &Place) {
     assert_eq!(checked_record(place).await.len(), 2);
 }
 
-fn with_queue(place: &Place, queue: QueueLimits) -> Client {
+/// A caller of a process that lets so much wait, on a storage that can be made to.
+fn with_queue(place: &Place, lanes: u16, queue: QueueLimits) -> (FaultyStorage, Client) {
+    let storage = FaultyStorage::new(&place.storage);
     let options = Options {
         queue,
+        lanes,
         ..Options::default()
     };
-    Client::on(place, place.process(options))
+    let ledger = place.process_on(Arc::new(storage.clone()), options);
+    (storage, Client::on(place, ledger))
 }
 
 async fn a_full_queue_says_so_at_once(place: &Place) {
-    let client = with_queue(
-        place,
-        QueueLimits {
-            commands: 2,
-            bytes: 1 << 20,
-        },
-    );
+    let queue = QueueLimits {
+        commands: 2,
+        bytes: 1 << 20,
+    };
+    let (storage, client) = with_queue(place, 1, queue);
 
-    let told = together(&vec![client.clone(); 5]).await;
+    let told = storage.together(&client, &vec![client.clone(); 5]).await;
     let answers: Vec<_> = told.iter().map(overloaded).collect();
     assert_eq!(answers, [false, false, true, true, true]);
     assert_eq!(told.iter().flatten().count(), 2);
     client.requested().await;
-    assert_eq!(checked_record(place).await.len(), 3);
+    assert_eq!(checked_record(place).await.len(), 4);
 }
 
 async fn a_full_queue_says_so_by_its_bytes(place: &Place) {
@@ -177,33 +175,27 @@ async fn a_full_queue_says_so_by_its_bytes(place: &Place) {
         commands: 100,
         bytes: 1500,
     };
-    let options = Options {
-        queue,
-        lanes: 2,
-        ..Options::default()
-    };
-    let one = Client::on(place, place.process(options));
+    let (storage, one) = with_queue(place, 2, queue);
     let other = one.clone().for_tenant("globex", 1);
 
-    let told = together(&[one.clone(), other.clone(), one.clone(), other]).await;
+    let callers = [one.clone(), other.clone(), one.clone(), other];
+    let told = storage.queued(&callers).await;
     let answers: Vec<_> = told.iter().map(overloaded).collect();
     assert_eq!(answers, [false, false, true, true]);
-    for told in together(&[one.clone(), one]).await {
+    for told in storage.queued(&[one.clone(), one]).await {
         told.unwrap();
     }
     assert_eq!(checked_record(place).await.len(), 4);
 }
 
 async fn a_large_command_passes_an_empty_queue(place: &Place) {
-    let client = with_queue(
-        place,
-        QueueLimits {
-            commands: 100,
-            bytes: 10,
-        },
-    );
+    let queue = QueueLimits {
+        commands: 100,
+        bytes: 10,
+    };
+    let (storage, client) = with_queue(place, 1, queue);
 
-    let told = together(&[client.clone(), client.clone()]).await;
+    let told = storage.queued(&[client.clone(), client.clone()]).await;
     assert!(told[0].is_ok() && overloaded(&told[1]), "{told:?}");
     client.requested().await;
 }
