@@ -1,6 +1,7 @@
 //! Background tasks that shutdown can wait for.
 
 use std::future::Future;
+use std::sync::mpsc;
 use std::time::Duration;
 use std::{io, thread};
 
@@ -39,13 +40,24 @@ impl Tasks {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
         let token = self.tracker.token();
+        let (started, starting) = mpsc::sync_channel(1);
         thread::Builder::new().name(name).spawn(move || {
+            // Made here, because a runtime must not be dropped where others wait.
+            let runtime = match Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(error) => {
+                    let _ = started.send(Err(error));
+                    return;
+                }
+            };
+            let _ = started.send(Ok(()));
             runtime.block_on(task);
             drop(token);
         })?;
-        Ok(())
+        starting
+            .recv()
+            .unwrap_or_else(|error| Err(io::Error::other(error)))
     }
 
     /// Cancelled when the tasks are to end.

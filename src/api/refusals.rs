@@ -27,13 +27,17 @@ impl Refusals {
         }
     }
 
-    /// One request was refused because too much was waiting.
+    /// One request was refused because too much was going on. Of those that are refused after shutdown
+    /// has begun, only metrics tell.
     pub fn note(&self) {
         if self.untold.fetch_add(1, Ordering::Relaxed) > 0 {
             return;
         }
-        let untold = Arc::clone(&self.untold);
         let stopping = self.tasks.stopping().clone();
+        if stopping.is_cancelled() {
+            return;
+        }
+        let untold = Arc::clone(&self.untold);
         self.tasks.spawn(async move {
             tokio::select! {
                 () = tokio::time::sleep(INTERVAL) => {}

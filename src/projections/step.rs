@@ -669,9 +669,11 @@ struct Member<'a> {
 }
 
 impl Group<'_> {
-    /// Whoever takes as much as a step can hold has more to catch up on.
+    /// Who does not come to the log's end, or takes much at once, has to catch up.
     fn haste(&self) -> Haste {
-        if self.events < ABREAST_EVENTS_MAX {
+        let mut members = self.members.iter();
+        let comes_to_the_end = members.all(|member| member.to.position >= member.at.head);
+        if comes_to_the_end && self.events < ABREAST_EVENTS_MAX {
             Haste::Abreast
         } else {
             Haste::Behind

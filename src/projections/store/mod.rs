@@ -61,12 +61,15 @@ pub enum Haste {
     /// Yes: much is waiting.
     Behind,
     /// No: others need it for what their callers wait for. So it is done in pieces, with a rest after
-    /// each that is as long as the piece took.
+    /// each that is as long as the piece took, within bounds.
     Abreast,
 }
 
 /// Rows of a piece: less than a millisecond's work.
 const PIECE_ROWS: usize = 50;
+/// The longest rest. A piece that took much longer has waited for somebody, and a transaction that
+/// lies idle keeps others waiting.
+const REST_MAX: Duration = Duration::from_millis(5);
 
 /// A transaction on either database. Dropped, it leaves no trace.
 #[derive(Debug)]
@@ -408,7 +411,7 @@ impl Haste {
 
     async fn rest(self, begun: Instant) {
         if self == Self::Abreast {
-            tokio::time::sleep(begun.elapsed()).await;
+            tokio::time::sleep(begun.elapsed().min(REST_MAX)).await;
         }
     }
 }
