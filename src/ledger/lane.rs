@@ -201,7 +201,9 @@ impl Lane {
                 Ok(stored) => {
                     self.told.tell(requests, &stored);
                     let outcomes = stored.outcomes;
-                    for ((reply, _, _room), outcome) in replies.into_iter().zip(outcomes) {
+                    for ((reply, _, room), outcome) in replies.into_iter().zip(outcomes) {
+                        // First, or a caller who hears and goes on at once finds no room.
+                        drop(room);
                         // A caller who left loses the answer, not the event.
                         let _ = reply.send(Ok(outcome));
                     }
@@ -230,7 +232,8 @@ impl Lane {
                         "a batch could not be committed"
                     );
                     let error = Arc::new(error);
-                    for (reply, _, _room) in replies {
+                    for (reply, _, room) in replies {
+                        drop(room);
                         let _ = reply.send(Err(LedgerError::Storage(Arc::clone(&error))));
                     }
                 }
