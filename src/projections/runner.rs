@@ -32,7 +32,7 @@ const PACE: Duration = Duration::from_millis(10);
 /// there is to do for everybody, the larger steps become, and the less they cost for each event.
 const REST: u32 = 3;
 /// The longest such rest. It is most of what readers are behind under load.
-const REST_MAX: Duration = Duration::from_millis(50);
+const REST_MAX: Duration = Duration::from_millis(25);
 /// Steps at the same time in one process. More would take the connections from callers.
 const STEPS_AT_ONCE: usize = 2;
 /// The first pause after the database failed or a projection stopped; then twice as long each
@@ -338,6 +338,6 @@ mod tests {
 
         let paused = [0, 2, 4, 10, 20, 200].map(|took| pause(took).as_millis());
 
-        assert_eq!(paused, [10, 10, 16, 40, 70, 250]);
+        assert_eq!(paused, [10, 10, 16, 35, 45, 225]);
     }
 }

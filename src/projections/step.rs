@@ -21,7 +21,7 @@ use crate::ledger::tail::Tail;
 /// than come in between two steps, or nobody would rest who is abreast.
 pub const STEP_EVENTS_MAX: i64 = 2000;
 /// With as many in a step, a projection hurries.
-const ABREAST_EVENTS_MAX: usize = 1000;
+const ABREAST_EVENTS_MAX: usize = 750;
 /// Most bytes of data that are read of what streams had before: at 1 KiB an event, several events
 /// for each stream of a step. One stream is read whole, however large it is.
 const STREAMS_BYTES_MAX: i64 = 16 * 1024 * 1024;
