@@ -21,7 +21,7 @@ impl Suite {
         comparison.title = format!(
             "Full load for {minutes} minutes: whole lives, one command a request, over {CONNECTIONS} connections."
         );
-        comparison.settings = format!("{minutes} rounds of a minute without a pause");
+        comparison.settings = format!("{minutes} rounds of a minute, after each of which projections catch up");
         let product = self.product("bench_memory").await?;
         let plan = Plan {
             connections: CONNECTIONS,
