@@ -1,7 +1,8 @@
 //! Rebuilding projections beside reading the same rows and throwing them away, in turn, in one run.
 //!
 //! The references read the columns that a rebuild needs of every event, in the order of the log, and
-//! do nothing with them: one in a plain loop, one with as many readers as a rebuild has.
+//! do nothing with them: one in a plain loop, one with as many readers as a rebuild has. And the stock
+//! framework fills its one view again, from fewer events.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,12 +29,17 @@ use notification_ledger::tasks::Tasks;
 use notification_ledger::telemetry::Metrics;
 use sqlx::postgres::PgPool;
 
+use crate::references::stock;
+
 /// Partitions of the ledger that is made, each with one tenant.
 const PARTITIONS: i16 = 8;
 /// Readers at the same time: as many as a rebuild has.
 const READERS: usize = 2;
 /// Rows per read.
 const PAGE: i64 = 8_000;
+/// The stock framework replays one of so many events of the ledger: at its rate all of them would take
+/// minutes.
+const OF_STOCK: i64 = 50;
 /// Callers at the same time while the ledger is made.
 const CALLERS: usize = 256;
 
@@ -49,6 +55,9 @@ pub struct Arguments {
     /// Rounds; medians are reported.
     #[arg(long, default_value_t = 3)]
     pub rounds: usize,
+    /// Another database of its own, empty, for the stock framework. Without, that is not measured.
+    #[arg(long)]
+    pub stock_database_url: Option<String>,
 }
 
 /// Events per second, of each round.
@@ -58,6 +67,8 @@ pub struct Figures {
     pub read_by_two: Vec<f64>,
     pub notifications: Vec<f64>,
     pub all: Vec<f64>,
+    /// The stock framework's one view.
+    pub stock: Vec<f64>,
 }
 
 pub async fn run(arguments: Arguments) -> Result<()> {
@@ -81,6 +92,12 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         median(&mut figures.notifications),
     );
     told("rebuild all four", median(&mut figures.all));
+    if !figures.stock.is_empty() {
+        told(
+            "`postgres-es` replays into its view",
+            median(&mut figures.stock),
+        );
+    }
     println!();
     println!("Resident memory at the highest: {} MB", peak_memory_mb()?);
     Ok(())
@@ -106,7 +123,12 @@ pub async fn measure(arguments: &Arguments) -> Result<Figures> {
         read_by_two: Vec::new(),
         notifications: Vec::new(),
         all: Vec::new(),
+        stock: Vec::new(),
     };
+    let lives = u64::try_from(events / OF_STOCK / 4)?;
+    if let Some(stock) = &arguments.stock_database_url {
+        stock::live(stock, lives).await?;
+    }
     for round in 1..=arguments.rounds {
         eprintln!("round {round} of {}", arguments.rounds);
         figures
@@ -120,6 +142,11 @@ pub async fn measure(arguments: &Arguments) -> Result<Figures> {
         figures.notifications.push(rate);
         let rate = rebuilding(&projections, "all four", &Projection::ALL, events).await?;
         figures.all.push(rate);
+        if let Some(stock) = &arguments.stock_database_url {
+            let rate = stock::replay(stock, lives).await?;
+            eprintln!("  postgres-es replayed its view: {rate:.0} events per second");
+            figures.stock.push(rate);
+        }
     }
     pool.close().await;
     Ok(figures)

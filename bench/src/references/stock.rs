@@ -3,17 +3,23 @@
 //! It brings its own sqlx, under another name here.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use cqrs_es::event_sink::EventSink;
-use cqrs_es::persist::GenericQuery;
+use cqrs_es::persist::{GenericQuery, QueryReplay};
 use cqrs_es::{Aggregate, DomainEvent, EventEnvelope, Query, View};
-use postgres_es::{PostgresCqrs, PostgresViewRepository, default_postgress_pool, postgres_cqrs};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use postgres_es::{
+    PostgresCqrs, PostgresEventRepository, PostgresViewRepository, default_postgress_pool,
+    postgres_cqrs,
+};
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
-use super::request::{Queued, Reported, Requested};
+use super::request::{Message, Queued, Reported, Requested};
 use crate::generator::{self, Measured, Plan, Repeated};
 use crate::http::request_json;
 
@@ -36,6 +42,11 @@ const CREATE: [&str; 2] = [
         PRIMARY KEY (view_id)
     )",
 ];
+
+/// Its view's table.
+const VIEW: &str = "notification_view";
+/// Callers at the same time while lives are made.
+const CALLERS: usize = 16;
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub enum Status {
@@ -186,9 +197,8 @@ impl Stock {
         let pool = default_postgress_pool(url).await;
         let mut queries: Vec<Box<dyn Query<Notification>>> = Vec::new();
         if with_view {
-            let repository =
-                PostgresViewRepository::<Shown, _>::new("notification_view", pool.clone());
-            let mut query = GenericQuery::new(Arc::new(repository));
+            let view = PostgresViewRepository::<Shown, _>::new(VIEW, pool.clone());
+            let mut query = GenericQuery::new(Arc::new(view));
             query.use_error_handler(Box::new(|error| eprintln!("view: {error}")));
             queries.push(Box::new(query));
         }
@@ -202,6 +212,30 @@ impl Stock {
             .context("postgres-es")
     }
 
+    async fn live(&self, number: u64) -> Result<()> {
+        let id = Uuid::now_v7();
+        let requested: Requested = serde_json::from_str(&request_json(number))?;
+        let queued = Queued {
+            queue: "mail".to_owned(),
+        };
+        let reported = Reported {
+            message: Message {
+                channel: "email".to_owned(),
+                provider_id: "northmail".to_owned(),
+                provider_message_id: format!("nm-{number}"),
+            },
+        };
+        for command in [
+            Command::Request(requested),
+            Command::Queue(queued),
+            Command::Sent(reported.clone()),
+            Command::Delivered(reported),
+        ] {
+            self.execute(id, command).await?;
+        }
+        Ok(())
+    }
+
     /// Commands without a server in front, from so many tasks, each of whole lives.
     pub async fn run(&self, tasks: u64, plan: Plan) -> Result<Measured> {
         generator::repeat(tasks, plan, |worker| Caller {
@@ -210,6 +244,62 @@ impl Stock {
         })
         .await
     }
+}
+
+/// Appends whole lives, four events each, in a database of their own.
+///
+/// # Errors
+///
+/// When a command was refused, or the database failed.
+pub async fn live(url: &str, lives: u64) -> Result<()> {
+    prepare(url).await?;
+    let stock = Stock::open(url, false).await;
+    let lives = (0..lives).map(|number| stock.live(number));
+    stream::iter(lives)
+        .buffer_unordered(CALLERS)
+        .try_for_each(|()| async { Ok(()) })
+        .await
+}
+
+/// Empties the view and replays all events into it, as `cqrs-es` does. Events per second.
+///
+/// # Errors
+///
+/// When the database failed, or the view is not complete afterwards.
+pub async fn replay(url: &str, lives: u64) -> Result<f64> {
+    let ours = PgPool::connect(url).await?;
+    sqlx::query("TRUNCATE notification_view")
+        .execute(&ours)
+        .await?;
+    let pool = default_postgress_pool(url).await;
+    let view = PostgresViewRepository::<Shown, _>::new(VIEW, pool.clone());
+    let mut query = GenericQuery::new(Arc::new(view));
+    let has_failed = Arc::new(AtomicBool::new(false));
+    let failed = Arc::clone(&has_failed);
+    query.use_error_handler(Box::new(move |error| {
+        eprintln!("view: {error}");
+        failed.store(true, Ordering::Relaxed);
+    }));
+    let mut replay = QueryReplay::new(PostgresEventRepository::new(pool), query);
+    let failed = Arc::clone(&has_failed);
+    replay.use_error_handler(Box::new(move |error| {
+        eprintln!("replay: {error}");
+        failed.store(true, Ordering::Relaxed);
+    }));
+    let begun = Instant::now();
+    replay.replay_all().await.context("postgres-es")?;
+    let seconds = begun.elapsed().as_secs_f64();
+    let shown: i64 = sqlx::query_scalar(
+        "SELECT COUNT(*) FROM notification_view WHERE payload->>'status' = 'Delivered'",
+    )
+    .fetch_one(&ours)
+    .await?;
+    ours.close().await;
+    ensure!(
+        !has_failed.load(Ordering::Relaxed) && u64::try_from(shown)? == lives,
+        "the stock view has {shown} of {lives} notifications"
+    );
+    Ok((lives * 4) as f64 / seconds)
 }
 
 struct Caller {

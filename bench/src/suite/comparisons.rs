@@ -275,11 +275,11 @@ impl Suite {
         comparison.title = format!("Rebuilding projections of {events} events.");
         comparison.settings = format!("{} rounds", self.arguments.rounds);
         comparison.unit = "events".to_owned();
-        let url = self.databases.create("bench_rebuild").await?;
         let arguments = rebuild::Arguments {
-            database_url: url,
+            database_url: self.databases.create("bench_rebuild").await?,
             events,
             rounds: self.arguments.rounds,
+            stock_database_url: Some(self.databases.create("bench_rebuild_stock").await?),
         };
         let figures = rebuild::measure(&arguments).await?;
         let rows = [
@@ -287,6 +287,10 @@ impl Suite {
             ("the same by two readers", figures.read_by_two),
             ("ledger, `notifications`", figures.notifications),
             ("ledger, all four", figures.all),
+            (
+                "`postgres-es` replaying into its view (of a fiftieth of the events)",
+                figures.stock,
+            ),
         ];
         for (who, rates) in &rows {
             for per_second in rates {
@@ -304,7 +308,7 @@ impl Suite {
         // A rebuild has two readers, so what it is held against has, too.
         comparison.wants(Bar::at(Figure::PerSecond, rows[2].0, rows[1].0, 0.4));
         comparison.wants(Bar::at(Figure::PerSecond, rows[3].0, rows[1].0, 0.15));
-        self.clean(&["bench_rebuild"]).await
+        self.clean(&["bench_rebuild", "bench_rebuild_stock"]).await
     }
 
     pub async fn sqlite(&self, comparison: &mut Comparison) -> Result<()> {
