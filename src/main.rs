@@ -2,9 +2,10 @@
 
 use std::process::ExitCode;
 
-/// Most of what is allocated here is small and short-lived, and freed on another thread.
+/// Most of what is allocated here is small and short-lived, and freed on another thread. This one hands
+/// out again what was freed last, which the processor still has near.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     notification_ledger::cli::main()

@@ -17,7 +17,7 @@ use clap::Parser;
 
 /// As in the program that is measured.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Measures the ledger.
 #[derive(Debug, Parser)]

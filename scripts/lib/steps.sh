@@ -33,7 +33,7 @@ steps_begin() {
     trap 'exit 143' TERM
 }
 
-# Makes sure that `cargo` and the C compiler it links with are there.
+# Makes sure that `cargo` and what it compiles C with are there.
 prepare_rust() {
     # A shell that was not a login shell, as in most CI, has not read what rustup set up.
     if ! command -v cargo >/dev/null; then
@@ -44,8 +44,9 @@ prepare_rust() {
     command -v cargo >/dev/null ||
         fail "cargo was not found. Install Rust $version or newer, for example with rustup, and see that cargo is in PATH."
 
-    # Rust links with `cc`, and the embedded SQLite is compiled with it.
+    # Rust links with `cc`, the embedded SQLite is compiled with it, and the allocator with `make` too.
     command -v cc >/dev/null || run 'install a C compiler' debian_install gcc libc6-dev
+    command -v make >/dev/null || run 'install make' debian_install make
 }
 
 # Makes sure that there is a PostgreSQL server to start.
