@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::Inner;
 use super::projection::Projection;
 use super::recent::Recent;
-use super::step::{Outcome, STEP_EVENTS_MAX, Step, Stepper, Trouble, Wanted};
+use super::step::{Hands, Outcome, STEP_EVENTS_MAX, Step, Stepper, Trouble, Wanted};
 use super::store::Checkpoint;
 use crate::ledger::record::{Partition, Position};
 use crate::ledger::storage::StorageError;
@@ -72,6 +72,8 @@ struct Follower {
     recent: Recent,
     room: Arc<Inner>,
     modes: BTreeMap<Projection, Mode>,
+    /// For the next step.
+    hands: Hands,
     outage: Option<Duration>,
 }
 
@@ -93,6 +95,7 @@ pub(super) fn start(room: &Arc<Inner>, tasks: &Tasks) {
                 .into_iter()
                 .map(|projection| (projection, Mode::Normal))
                 .collect(),
+            hands: Hands::One,
             outage: None,
         };
         let appended = room.ledger_appended.subscribe(partition);
@@ -134,9 +137,10 @@ impl Follower {
     /// Takes a step.
     async fn step(&mut self) -> Next {
         let wanted: Vec<Wanted> = self.wanted();
+        let hands = std::mem::replace(&mut self.hands, Hands::One);
         let step = self
             .stepper
-            .next_step(self.partition, &wanted, &mut self.recent);
+            .next_step(self.partition, &wanted, hands, &mut self.recent);
         match step.await {
             Ok(steps) => {
                 if self.outage.take().is_some() {
@@ -153,6 +157,7 @@ impl Follower {
                     more |= self.note(step).await;
                 }
                 if more {
+                    self.hands = self.hands_behind();
                     Next::AtOnce
                 } else {
                     Next::Later(POLL)
@@ -182,6 +187,17 @@ impl Follower {
                 })
             })
             .collect()
+    }
+
+    /// Whoever has more to do than a step takes in hurries, unless something has to be found out first.
+    fn hands_behind(&self) -> Hands {
+        let mut modes = self.modes.values();
+        let all_normal = modes.all(|mode| matches!(mode, Mode::Normal));
+        if all_normal && !self.room.store.has_one_writer() {
+            Hands::Three
+        } else {
+            Hands::One
+        }
     }
 
     /// The database failed: nothing is wrong with the projections.

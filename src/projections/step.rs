@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use futures_util::future::join_all;
+
 use super::changes::Changes;
 use super::projection::Projection;
 use super::recent::{Known, Recent, StreamPlace};
@@ -90,6 +92,32 @@ impl Trouble {
     }
 }
 
+/// How many connections a step writes through. Each has a transaction of its own, and projections that are
+/// its own: what one brings on stands, even if another fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hands {
+    /// As cheap as can be.
+    One,
+    /// Faster, for who is behind and has a database that several can write to at once.
+    Three,
+}
+
+/// Who has most to write is alone.
+const SHARES: [&[Projection]; 3] = [
+    &[Projection::Notifications],
+    &[Projection::NotificationLogs],
+    &[Projection::Timeline, Projection::Metrics],
+];
+
+impl Hands {
+    fn shares(self) -> &'static [&'static [Projection]] {
+        match self {
+            Self::One => &[&Projection::ALL],
+            Self::Three => &SHARES,
+        }
+    }
+}
+
 /// What is to be done in a step.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted {
@@ -140,7 +168,7 @@ impl Stepper {
         partition: Partition,
         wanted: &[Wanted],
     ) -> Result<Option<Vec<Step>>, StorageError> {
-        self.next_step(partition, wanted, &mut Recent::default())
+        self.next_step(partition, wanted, Hands::One, &mut Recent::default())
             .await
     }
 
@@ -148,20 +176,25 @@ impl Stepper {
     ///
     /// # Errors
     ///
-    /// [`StorageError`] when the database failed: nothing was done.
+    /// [`StorageError`] when the database failed: nothing was done, or by some hands only.
     pub async fn next_step(
         &self,
         partition: Partition,
         wanted: &[Wanted],
+        hands: Hands,
         recent: &mut Recent,
     ) -> Result<Option<Vec<Step>>, StorageError> {
-        let Some(turn) = self.store.turn(partition).await? else {
+        let mut turns = Vec::new();
+        for share in hands.shares() {
+            turns.extend(self.store.turn(partition, share).await?);
+        }
+        if turns.is_empty() {
             return Ok(None);
-        };
+        }
         let mut steps = Vec::with_capacity(wanted.len());
         // By place and size, so that who stands together reads together.
         let mut groups: BTreeMap<(Position, Vec<u8>, i64), Vec<Checkpoint>> = BTreeMap::new();
-        for checkpoint in &turn.checkpoints {
+        for checkpoint in turns.iter().flat_map(|turn| &turn.checkpoints) {
             let projection = checkpoint.projection;
             let Some(wanted) = wanted.iter().find(|wanted| wanted.projection == projection) else {
                 continue;
@@ -226,9 +259,11 @@ impl Stepper {
             }
         }
         if read.is_empty() {
-            turn.release().await?;
+            for turn in turns {
+                turn.release().await?;
+            }
         } else if !self
-            .apply(partition, turn, read, &mut steps, recent)
+            .apply(partition, turns, read, &mut steps, recent)
             .await?
         {
             return Ok(None);
@@ -236,73 +271,71 @@ impl Stepper {
         Ok(Some(steps))
     }
 
-    /// Writes what follows from some batches. `false` if somebody else has done so meanwhile.
+    /// Writes what follows from some batches. `false` if others have done all of it meanwhile.
     async fn apply(
         &self,
         partition: Partition,
-        turn: Turn,
+        turns: Vec<Turn>,
         read: Vec<(Batch, Vec<Checkpoint>)>,
         steps: &mut Vec<Step>,
         recent: &mut Recent,
     ) -> Result<bool, StorageError> {
         let pairs: Vec<_> = read.iter().map(|(batch, _)| batch.pairs()).collect();
-        let mut groups = Vec::with_capacity(read.len());
-        for ((batch, checkpoints), pairs) in read.iter().zip(&pairs) {
-            let mut group = Group {
-                events: batch.events,
-                members: Vec::with_capacity(checkpoints.len()),
-            };
-            for at in checkpoints {
-                match changes(at.projection, pairs).await {
-                    Ok(changes) => group.members.push(Member {
-                        at,
-                        to: batch.checkpoint(at),
-                        changes,
-                        refused: None,
-                    }),
-                    Err(unreadable) => steps.push(Step {
-                        projection: at.projection,
-                        outcome: Outcome::Stopped {
-                            at: at.clone(),
-                            why: unreadable.into(),
-                        },
-                    }),
-                }
-            }
-            groups.push(group);
+        let mut writing = Vec::with_capacity(turns.len());
+        for turn in turns {
+            let groups = groups(&turn, &read, &pairs, steps).await;
+            writing.push(self.write(partition, turn, groups));
         }
-        if groups.iter().all(|group| group.members.is_empty()) {
-            turn.release().await?;
-            return Ok(true);
+        let mut is_ours = Vec::with_capacity(writing.len());
+        // Each to its end, whatever becomes of the others.
+        for written in join_all(writing).await {
+            let written = written?;
+            is_ours.push(written.is_some());
+            steps.extend(written.into_iter().flatten());
         }
-        let standing = turn.checkpoints.clone();
-        let Some(transaction) = turn.write().await? else {
-            return Ok(false);
-        };
-        if !write_together(transaction, &groups).await? {
-            // Somebody's rows are refused. Whose, shows when each projection is written apart.
-            let Some(transaction) = self.store.write_again(partition, &standing).await? else {
-                return Ok(false);
-            };
-            write_apart(transaction, &mut groups).await?;
-        }
-        steps.extend(groups.into_iter().flat_map(Group::into_steps));
         let folded: Vec<_> = pairs
             .iter()
             .flatten()
             .map(|(_, now)| now.folded())
             .collect();
         drop(pairs);
-        let all_moved = steps
-            .iter()
-            .all(|step| matches!(step.outcome, Outcome::Moved { .. }));
+        let all_moved = !is_ours.contains(&false)
+            && steps
+                .iter()
+                .all(|step| matches!(step.outcome, Outcome::Moved { .. }));
         match <[_; 1]>::try_from(read) {
             Ok([(batch, members)]) if all_moved && members.len() == Projection::ALL.len() => {
                 batch.remember(folded, recent);
             }
             _ => recent.forget(),
         }
-        Ok(true)
+        Ok(is_ours.contains(&true))
+    }
+
+    /// Writes a turn's part of it. `None` if somebody else has done so meanwhile.
+    async fn write(
+        &self,
+        partition: Partition,
+        turn: Turn,
+        mut groups: Vec<Group<'_>>,
+    ) -> Result<Option<Vec<Step>>, StorageError> {
+        if groups.iter().all(|group| group.members.is_empty()) {
+            turn.release().await?;
+            return Ok(Some(Vec::new()));
+        }
+        let standing = turn.checkpoints.clone();
+        let Some(transaction) = turn.write().await? else {
+            return Ok(None);
+        };
+        if !write_together(transaction, &groups).await? {
+            // Somebody's rows are refused. Whose, shows when each projection is written apart.
+            let Some(transaction) = self.store.write_again(partition, &standing).await? else {
+                return Ok(None);
+            };
+            write_apart(transaction, &mut groups).await?;
+        }
+        let steps = groups.into_iter().flat_map(Group::into_steps);
+        Ok(Some(steps.collect()))
     }
 
     async fn read(
@@ -650,6 +683,41 @@ pub async fn changes<'a>(
         tokio::task::yield_now().await;
     }
     projection.changes(pairs)
+}
+
+/// What some batches change for the projections of a turn. Who can't read one stops, which is noted.
+async fn groups<'a>(
+    turn: &Turn,
+    read: &'a [(Batch, Vec<Checkpoint>)],
+    pairs: &'a [Vec<Pair<'a>>],
+    steps: &mut Vec<Step>,
+) -> Vec<Group<'a>> {
+    let mut groups = Vec::with_capacity(read.len());
+    for ((batch, checkpoints), pairs) in read.iter().zip(pairs) {
+        let mut group = Group {
+            events: batch.events,
+            members: Vec::new(),
+        };
+        for at in checkpoints.iter().filter(|at| turn.has(at.projection)) {
+            match changes(at.projection, pairs).await {
+                Ok(changes) => group.members.push(Member {
+                    at,
+                    to: batch.checkpoint(at),
+                    changes,
+                    refused: None,
+                }),
+                Err(unreadable) => steps.push(Step {
+                    projection: at.projection,
+                    outcome: Outcome::Stopped {
+                        at: at.clone(),
+                        why: unreadable.into(),
+                    },
+                }),
+            }
+        }
+        groups.push(group);
+    }
+    groups
 }
 
 /// Projections that stand at the same place.

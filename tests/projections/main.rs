@@ -43,6 +43,7 @@ mod wait;
 mod disturbance;
 mod following;
 mod full;
+mod hands;
 mod interrupted;
 mod killed;
 mod large;

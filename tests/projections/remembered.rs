@@ -4,7 +4,7 @@
 use notification_ledger::ledger::record::{Partition, Position};
 use notification_ledger::projections::Projection;
 use notification_ledger::projections::recent::Recent;
-use notification_ledger::projections::step::{Outcome, STEP_EVENTS_MAX, Stepper, Wanted};
+use notification_ledger::projections::step::{Hands, Outcome, STEP_EVENTS_MAX, Stepper, Wanted};
 
 use crate::client::sent;
 use crate::process::Process;
@@ -31,7 +31,9 @@ async fn step(
             events_max: STEP_EVENTS_MAX,
         })
         .collect();
-    let steps = stepper.next_step(Partition(0), &wanted, recent).await;
+    let steps = stepper
+        .next_step(Partition(0), &wanted, Hands::One, recent)
+        .await;
     steps
         .unwrap()
         .unwrap()

@@ -4,7 +4,7 @@
 use notification_ledger::ledger::record::{Partition, Position};
 use notification_ledger::projections::Projection;
 use notification_ledger::projections::recent::Recent;
-use notification_ledger::projections::step::{Outcome, STEP_EVENTS_MAX, Stepper, Wanted};
+use notification_ledger::projections::step::{Hands, Outcome, STEP_EVENTS_MAX, Stepper, Wanted};
 
 use crate::client::sent;
 use crate::process::Process;
@@ -24,7 +24,9 @@ async fn step(stepper: &Stepper, recent: &mut Recent) -> Option<Position> {
         projection,
         events_max: STEP_EVENTS_MAX,
     });
-    let steps = stepper.next_step(Partition(0), &wanted, recent).await;
+    let steps = stepper
+        .next_step(Partition(0), &wanted, Hands::One, recent)
+        .await;
     let reached = steps
         .unwrap()
         .unwrap()

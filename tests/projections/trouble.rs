@@ -622,8 +622,18 @@ async fn who_hangs_in_a_step_does_not_keep_the_turn_for_ever() {
         let process = Process::idle(place);
         let store = process.projections.store();
         store.add_checkpoints().await.unwrap();
-        let turn = store.turn(Partition(0)).await.unwrap().unwrap();
-        assert!(store.turn(Partition(0)).await.unwrap().is_none());
+        let turn = store
+            .turn(Partition(0), &Projection::ALL)
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(
+            store
+                .turn(Partition(0), &Projection::ALL)
+                .await
+                .unwrap()
+                .is_none()
+        );
 
         let mut held = turn.write().await.unwrap().unwrap();
 

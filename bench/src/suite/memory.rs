@@ -1,13 +1,13 @@
-//! Full load for minutes on end, and whether memory grows.
+//! Full load for minutes on end: whether memory grows, and how far projections fall behind.
 
 use std::time::Duration;
 
 use anyhow::Result;
 
 use super::Suite;
-use super::comparisons::{MEMORY_MB_MAX, to_ledger};
+use super::comparisons::MEMORY_MB_MAX;
 use super::report::{Bar, Comparison};
-use crate::generator::{Pace, Plan};
+use crate::generator::{self, Pace, Plan};
 use crate::http;
 
 const CONNECTIONS: u64 = 256;
@@ -21,7 +21,7 @@ impl Suite {
         comparison.title = format!(
             "Full load for {minutes} minutes: whole lives, one command a request, over {CONNECTIONS} connections."
         );
-        comparison.settings = format!("{minutes} rounds of a minute, after each of which projections catch up");
+        comparison.settings = format!("{minutes} rounds of a minute, one right after the other");
         let product = self.product("bench_memory").await?;
         let plan = Plan {
             connections: CONNECTIONS,
@@ -30,10 +30,13 @@ impl Suite {
             duration: Duration::from_mins(1),
         };
         let mut resident = Vec::new();
+        let mut behind = Vec::new();
         for _ in 0..minutes {
-            let measured = to_ledger(&product, plan, http::lifecycles).await?;
-            comparison.note(LEDGER, measured);
+            let before = product.meter.read().await?;
+            let measured = generator::run(&product.targets, plan, http::lifecycles).await?;
+            comparison.note(LEDGER, product.meter.since(&before, measured).await?);
             resident.push(product.resident_mb()?);
+            behind.push(product.events_behind().await?);
         }
         comparison.wants(Bar::memory(LEDGER, product.memory_mb()?, MEMORY_MB_MAX));
         let (first, second) = resident.split_at(resident.len() / 2);
@@ -53,6 +56,11 @@ impl Suite {
                 rates.iter().sum::<f64>() * 60.0 / 1e6
             ));
         }
+        let each: Vec<String> = behind.iter().map(ToString::to_string).collect();
+        comparison.notes.push(format!(
+            "Events that projections were behind after each minute: {}.",
+            each.join(", ")
+        ));
         comparison.notes.push(format!(
             "Everything was in the lists {:.1} s after the load's end.",
             product

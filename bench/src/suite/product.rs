@@ -134,6 +134,19 @@ impl Product {
         Ok(begun.elapsed())
     }
 
+    /// How many events the projection that is furthest behind has still to take in, as the ledger's own
+    /// metrics have it.
+    pub async fn events_behind(&self) -> Result<u64> {
+        const LAG: &str = "ledger_projection_lag_events{";
+        let target = self.targets.first().context("no tenant")?;
+        let mut connection = Connection::open(target).await?;
+        let answer = connection.call("GET", "/metrics", "", "").await?;
+        let text = std::str::from_utf8(answer.ok(200)?)?;
+        let lags = text.lines().filter(|line| line.starts_with(LAG));
+        let lags = lags.filter_map(|line| line.rsplit_once(' ')?.1.parse().ok());
+        lags.max().context("the metrics tell of no projection")
+    }
+
     /// Resident memory now.
     pub fn resident_mb(&self) -> Result<f64> {
         process::memory_mb(self.meter.process, "VmRSS:")

@@ -152,7 +152,7 @@ const LOCK: &str = concat!(
     columns!(),
     " FROM projection_checkpoints AS c
     JOIN partition_heads AS h ON h.partition = c.partition
-    WHERE c.partition = $1
+    WHERE c.partition = $1 AND c.projection = ANY($2)
     ORDER BY c.projection
     FOR UPDATE OF c SKIP LOCKED"
 );
@@ -218,11 +218,8 @@ macro_rules! checkpoint {
 
 /// Checkpoints of all rows a statement gives for one partition.
 macro_rules! checkpoints {
-    ($sql:expr, $partition:expr, $database:expr) => {{
-        let rows = sqlx::query($sql)
-            .bind($partition.0)
-            .fetch_all($database)
-            .await?;
+    ($query:expr, $database:expr) => {{
+        let rows = $query.fetch_all($database).await?;
         let mut found = Vec::with_capacity(rows.len());
         for row in &rows {
             found.extend(checkpoint!(row));
@@ -270,18 +267,24 @@ impl Store {
         transaction.commit().await
     }
 
-    /// Begins a step in a partition. `None` if somebody else is at it.
+    /// Begins a step of some projections in a partition. `None` if somebody else is at it.
     ///
     /// # Errors
     ///
     /// [`StorageError`] when the database failed.
-    pub async fn turn(&self, partition: Partition) -> Result<Option<Turn>, StorageError> {
-        let turn = match &self.pools {
+    pub async fn turn(
+        &self,
+        partition: Partition,
+        projections: &[Projection],
+    ) -> Result<Option<Turn>, StorageError> {
+        let mut turn = match &self.pools {
             Pools::Postgres { .. } => {
                 let mut transaction = self.begin().await?;
+                let names: Vec<&str> = projections.iter().map(|it| it.name()).collect();
+                let lock = sqlx::query(LOCK).bind(partition.0).bind(names);
                 let checkpoints = match &mut transaction {
                     Transaction::Postgres(connection) => {
-                        checkpoints!(LOCK, partition, &mut **connection)
+                        checkpoints!(lock, &mut **connection)
                     }
                     Transaction::Sqlite(_) => Vec::new(),
                 };
@@ -292,10 +295,12 @@ impl Store {
             }
             // A write lock would be held while events are read and folded: nobody could append.
             Pools::Sqlite { reading, .. } => Turn {
-                checkpoints: checkpoints!(READ, partition, reading),
+                checkpoints: checkpoints!(sqlx::query(READ).bind(partition.0), reading),
                 held: Held::Open(self.clone(), partition),
             },
         };
+        turn.checkpoints
+            .retain(|at| projections.contains(&at.projection));
         Ok((!turn.checkpoints.is_empty()).then_some(turn))
     }
 
@@ -310,7 +315,8 @@ impl Store {
         partition: Partition,
         standing: &[Checkpoint],
     ) -> Result<Option<Transaction>, StorageError> {
-        match self.turn(partition).await? {
+        let projections: Vec<_> = standing.iter().map(|at| at.projection).collect();
+        match self.turn(partition, &projections).await? {
             Some(turn) if stand_alike(&turn.checkpoints, standing) => turn.write().await,
             Some(turn) => {
                 turn.release().await?;
@@ -369,8 +375,12 @@ impl Store {
     /// [`StorageError`] when the database failed.
     pub async fn checkpoints(&self, partition: Partition) -> Result<Vec<Checkpoint>, StorageError> {
         Ok(match &self.pools {
-            Pools::Postgres { reading, .. } => checkpoints!(READ, partition, reading),
-            Pools::Sqlite { reading, .. } => checkpoints!(READ, partition, reading),
+            Pools::Postgres { reading, .. } => {
+                checkpoints!(sqlx::query(READ).bind(partition.0), reading)
+            }
+            Pools::Sqlite { reading, .. } => {
+                checkpoints!(sqlx::query(READ).bind(partition.0), reading)
+            }
         })
     }
 
@@ -420,6 +430,11 @@ impl Store {
 }
 
 impl Turn {
+    pub fn has(&self, projection: Projection) -> bool {
+        let mut checkpoints = self.checkpoints.iter();
+        checkpoints.any(|at| at.projection == projection)
+    }
+
     /// Leaves the step to whoever comes next, at once: dropped, it is held a little longer.
     ///
     /// # Errors
@@ -443,8 +458,10 @@ impl Turn {
             Held::Open(store, partition) => (store, partition),
         };
         let mut transaction = store.begin().await?;
-        let standing = transaction.look_at_checkpoints(partition).await?;
-        Ok(stand_alike(&standing, &self.checkpoints).then_some(transaction))
+        let mut standing = transaction.look_at_checkpoints(partition).await?;
+        let expected = &self.checkpoints;
+        standing.retain(|at| expected.iter().any(|it| it.projection == at.projection));
+        Ok(stand_alike(&standing, expected).then_some(transaction))
     }
 }
 
@@ -497,7 +514,9 @@ impl Transaction {
         &mut self,
         partition: Partition,
     ) -> Result<Vec<Checkpoint>, StorageError> {
-        Ok(in_both!(self, connection => checkpoints!(READ, partition, &mut **connection)))
+        Ok(
+            in_both!(self, connection => checkpoints!(sqlx::query(READ).bind(partition.0), &mut **connection)),
+        )
     }
 
     /// Of which versions every projection's tables are.

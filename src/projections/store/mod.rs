@@ -91,8 +91,8 @@ use in_both;
 
 /// Most connections for projections and rebuilds in one SQLite file: one writes at a time anyway.
 const SQLITE_WRITERS: u32 = 2;
-/// The same in PostgreSQL.
-const POSTGRES_WRITERS: u32 = 4;
+/// The same in PostgreSQL: two steps by three hands each, and a rebuild beside them.
+const POSTGRES_WRITERS: u32 = 8;
 
 impl Store {
     pub fn new(database: &Database) -> Self {

@@ -1,0 +1,170 @@
+//! Who is behind writes through several connections: each has projections of its own, and whatever
+//! becomes of one of them, the tables end as they would have anyway.
+
+use std::collections::BTreeMap;
+
+use futures_util::future::join_all;
+use notification_ledger::ledger::record::{Partition, Position};
+use notification_ledger::projections::Projection;
+use notification_ledger::projections::recent::Recent;
+use notification_ledger::projections::step::{Hands, Outcome, STEP_EVENTS_MAX, Stepper, Wanted};
+
+use crate::client::{Client, queue, sent};
+use crate::process::{Process, head};
+use crate::support::{Place, on_each_database, on_postgres};
+use crate::tables::{assert_expected, assert_some_expected};
+
+on_each_database!("current_thread":
+    any_hands_in_turn_come_to_the_same_tables,
+    who_was_far_behind_has_everything,
+);
+
+/// How far each projection came in a step, by name; `None` if it stopped. Who is missing had no turn.
+type Came = BTreeMap<&'static str, Option<Position>>;
+
+async fn step(stepper: &Stepper, events_max: i64, hands: Hands, recent: &mut Recent) -> Came {
+    let wanted = Projection::ALL.map(|projection| Wanted {
+        projection,
+        events_max,
+    });
+    let steps = stepper.next_step(Partition(0), &wanted, hands, recent);
+    steps
+        .await
+        .unwrap()
+        .unwrap()
+        .into_iter()
+        .map(|step| {
+            let came = match step.outcome {
+                Outcome::Moved { to, .. } => Some(to.position),
+                Outcome::UpToDate { at } => Some(at.position),
+                Outcome::Stopped { .. } => None,
+                outcome @ Outcome::OtherVersion { .. } => panic!("{outcome:?}"),
+            };
+            (step.projection.name(), came)
+        })
+        .collect()
+}
+
+fn all_at(position: i64) -> Came {
+    Projection::ALL
+        .map(|projection| (projection.name(), Some(Position(position))))
+        .into()
+}
+
+/// Three notifications with two reports and a queueing each, which take turns: positions 1 to 12.
+async fn recorded(client: &Client) {
+    let streams = [
+        client.requested().await,
+        client.requested().await,
+        client.requested().await,
+    ];
+    for stream in streams {
+        client.tell(stream, queue()).await.unwrap();
+    }
+    for id in ["sg-1", "sg-2"] {
+        for stream in streams {
+            client.tell(stream, sent(id)).await.unwrap();
+        }
+    }
+}
+
+async fn any_hands_in_turn_come_to_the_same_tables(place: &Place) {
+    let process = Process::idle(place);
+    let stepper = process.stepper();
+    stepper.store.add_checkpoints().await.unwrap();
+    recorded(&process.client).await;
+    let mut recent = Recent::default();
+
+    let orders = [Hands::Three, Hands::One, Hands::Three, Hands::Three];
+    for (order, number) in orders.into_iter().zip(1..) {
+        let came = step(&stepper, 3, order, &mut recent).await;
+        assert_eq!(came, all_at(3 * number));
+    }
+
+    assert_expected(&stepper.store, place.storage.as_ref()).await;
+    process.stop().await;
+}
+
+async fn who_was_far_behind_has_everything(place: &Place) {
+    let process = Process::idle(place);
+    let at_once = 250;
+    let requested = 2 * STEP_EVENTS_MAX + at_once;
+    for _ in 0..requested / at_once {
+        join_all((0..at_once).map(|_| process.client.requested())).await;
+    }
+    assert_eq!(head(place.storage.as_ref(), 0).await, Position(requested));
+
+    process.start().await;
+    process.settle().await;
+
+    assert_expected(process.projections.store(), place.storage.as_ref()).await;
+    process.stop().await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL"]
+async fn what_somebody_else_is_at_is_left_to_them() {
+    on_postgres(async |place| {
+        let process = Process::idle(place);
+        let stepper = process.stepper();
+        stepper.store.add_checkpoints().await.unwrap();
+        recorded(&process.client).await;
+        let mut recent = Recent::default();
+        let theirs = [Projection::NotificationLogs];
+        let turn = stepper.store.turn(Partition(0), &theirs).await;
+
+        let beside = step(&stepper, 4, Hands::Three, &mut recent).await;
+        turn.unwrap().unwrap().release().await.unwrap();
+        let apart = step(&stepper, 4, Hands::Three, &mut recent).await;
+
+        let mut others = all_at(4);
+        others.remove("notification_logs");
+        assert_eq!(beside, others);
+        let mut one_step_on = all_at(8);
+        one_step_on.insert("notification_logs", Some(Position(4)));
+        assert_eq!(apart, one_step_on);
+        // At the end they meet.
+        let together = step(&stepper, STEP_EVENTS_MAX, Hands::One, &mut recent).await;
+        assert_eq!(together, all_at(12));
+        assert_expected(&stepper.store, place.storage.as_ref()).await;
+        process.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL"]
+async fn what_one_hand_can_not_write_stops_nobody_else() {
+    on_postgres(async |place| {
+        let process = Process::idle(place);
+        let stepper = process.stepper();
+        stepper.store.add_checkpoints().await.unwrap();
+        recorded(&process.client).await;
+        let mut recent = Recent::default();
+        let refuse = "ALTER TABLE timeline ADD CONSTRAINT refused CHECK (position <> 5)";
+        place.sql(refuse).await.unwrap();
+
+        let refused = step(&stepper, 6, Hands::Three, &mut recent).await;
+
+        let mut others = all_at(6);
+        others.insert("timeline", None);
+        assert_eq!(refused, others);
+        let written = [
+            Projection::Notifications,
+            Projection::NotificationLogs,
+            Projection::Metrics,
+        ];
+        let last = step(&stepper, 6, Hands::Three, &mut recent).await;
+        assert_eq!(last["notifications"], Some(Position(12)));
+        assert_some_expected(&stepper.store, place.storage.as_ref(), &written).await;
+        place
+            .sql("ALTER TABLE timeline DROP CONSTRAINT refused")
+            .await
+            .unwrap();
+        let late = step(&stepper, STEP_EVENTS_MAX, Hands::Three, &mut recent).await;
+        assert_eq!(late, all_at(12));
+        assert_expected(&stepper.store, place.storage.as_ref()).await;
+        process.stop().await;
+    })
+    .await;
+}
