@@ -102,6 +102,8 @@ pub enum Hands {
     Three,
 }
 
+/// How far behind the others a hand may be for them to wait for it: a few steps.
+const HINDMOST_EVENTS_MAX: i64 = 5 * STEP_EVENTS_MAX;
 /// Who has most to write is alone.
 const SHARES: [&[Projection]; 3] = [
     &[Projection::Notifications],
@@ -193,7 +195,7 @@ impl Stepper {
         }
         let mut steps = Vec::with_capacity(wanted.len());
         // By place and size, so that who stands together reads together.
-        let mut groups: BTreeMap<(Position, Vec<u8>, i64), Vec<Checkpoint>> = BTreeMap::new();
+        let mut groups = Groups::new();
         for checkpoint in turns.iter().flat_map(|turn| &turn.checkpoints) {
             let projection = checkpoint.projection;
             let Some(wanted) = wanted.iter().find(|wanted| wanted.projection == projection) else {
@@ -215,6 +217,9 @@ impl Stepper {
                 ))
                 .or_default()
                 .push(checkpoint.clone());
+        }
+        if hands == Hands::Three {
+            wait_for_the_hindmost(&mut groups);
         }
         // What is kept was read by all, so nobody stumbled over it; and none has to catch up on it.
         let together = groups
@@ -683,6 +688,30 @@ pub async fn changes<'a>(
         tokio::task::yield_now().await;
     }
     projection.changes(pairs)
+}
+
+/// Checkpoints by place and size of their step.
+type Groups = BTreeMap<(Position, Vec<u8>, i64), Vec<Checkpoint>>;
+
+/// Of hands that came apart, because one of them failed, lets those ahead wait for the one behind if that
+/// is not far: together they read the log once, apart each for itself, until they are at its end.
+fn wait_for_the_hindmost(groups: &mut Groups) {
+    let mut places = groups.keys().map(|(position, ..)| *position);
+    let (Some(hindmost), Some(next)) = (places.next(), places.next()) else {
+        return;
+    };
+    let gap = next.0 - hindmost.0;
+    if gap > HINDMOST_EVENTS_MAX {
+        return;
+    }
+    if let Some(((position, hash, events_max), checkpoints)) = groups.pop_first() {
+        let events_max = if gap > 0 {
+            events_max.min(gap)
+        } else {
+            events_max
+        };
+        *groups = Groups::from([((position, hash, events_max), checkpoints)]);
+    }
 }
 
 /// What some batches change for the projections of a turn. Who can't read one stops, which is noted.
