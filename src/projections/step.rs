@@ -1,5 +1,6 @@
-//! One step of the projections in one partition: the next events in, rows and checkpoints out, in
-//! one transaction. So every event is in the tables exactly once, however often a step is begun.
+//! One step of the projections in one partition: the next events in, rows and checkpoints out, those
+//! of one projection in one transaction. So every event is in the tables exactly once, however often
+//! a step is begun.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -701,16 +702,13 @@ fn wait_for_the_hindmost(groups: &mut Groups) {
         return;
     };
     let gap = next.0 - hindmost.0;
-    if gap > HINDMOST_EVENTS_MAX {
+    // At the same place, one of them is of another ledger, which its step finds out.
+    if !(1..=HINDMOST_EVENTS_MAX).contains(&gap) {
         return;
     }
     if let Some(((position, hash, events_max), checkpoints)) = groups.pop_first() {
-        let events_max = if gap > 0 {
-            events_max.min(gap)
-        } else {
-            events_max
-        };
-        *groups = Groups::from([((position, hash, events_max), checkpoints)]);
+        let place = (position, hash, events_max.min(gap));
+        *groups = Groups::from([(place, checkpoints)]);
     }
 }
 

@@ -9,7 +9,7 @@ use notification_ledger::projections::Projection;
 use notification_ledger::projections::recent::Recent;
 use notification_ledger::projections::step::{Hands, Outcome, STEP_EVENTS_MAX, Stepper, Wanted};
 
-use crate::client::{Client, queue, sent};
+use crate::client::{queue, sent};
 use crate::process::{Process, head};
 use crate::support::{Place, on_each_database, on_postgres};
 use crate::tables::{assert_expected, assert_some_expected};
@@ -52,7 +52,11 @@ fn all_at(position: i64) -> Came {
 }
 
 /// Three notifications with two reports and a queueing each, which take turns: positions 1 to 12.
-async fn recorded(client: &Client) {
+async fn with_twelve_events(place: &Place) -> (Process, Stepper) {
+    let process = Process::idle(place);
+    let stepper = process.stepper();
+    stepper.store.add_checkpoints().await.unwrap();
+    let client = &process.client;
     let streams = [
         client.requested().await,
         client.requested().await,
@@ -66,13 +70,11 @@ async fn recorded(client: &Client) {
             client.tell(stream, sent(id)).await.unwrap();
         }
     }
+    (process, stepper)
 }
 
 async fn any_hands_in_turn_come_to_the_same_tables(place: &Place) {
-    let process = Process::idle(place);
-    let stepper = process.stepper();
-    stepper.store.add_checkpoints().await.unwrap();
-    recorded(&process.client).await;
+    let (process, stepper) = with_twelve_events(place).await;
     let mut recent = Recent::default();
 
     let orders = [Hands::Three, Hands::One, Hands::Three, Hands::Three];
@@ -105,10 +107,7 @@ async fn who_was_far_behind_has_everything(place: &Place) {
 #[ignore = "needs PostgreSQL"]
 async fn what_somebody_else_is_at_is_left_to_them() {
     on_postgres(async |place| {
-        let process = Process::idle(place);
-        let stepper = process.stepper();
-        stepper.store.add_checkpoints().await.unwrap();
-        recorded(&process.client).await;
+        let (process, stepper) = with_twelve_events(place).await;
         let mut recent = Recent::default();
         let theirs = [Projection::NotificationLogs];
         let turn = stepper.store.turn(Partition(0), &theirs).await;
@@ -139,10 +138,7 @@ async fn what_somebody_else_is_at_is_left_to_them() {
 #[ignore = "needs PostgreSQL"]
 async fn what_one_hand_can_not_write_stops_nobody_else() {
     on_postgres(async |place| {
-        let process = Process::idle(place);
-        let stepper = process.stepper();
-        stepper.store.add_checkpoints().await.unwrap();
-        recorded(&process.client).await;
+        let (process, stepper) = with_twelve_events(place).await;
         let mut recent = Recent::default();
         let refuse = "ALTER TABLE timeline ADD CONSTRAINT refused CHECK (position <> 5)";
         place.sql(refuse).await.unwrap();

@@ -430,6 +430,7 @@ impl Store {
 }
 
 impl Turn {
+    /// Whether it is this projection's turn, too.
     pub fn has(&self, projection: Projection) -> bool {
         let mut checkpoints = self.checkpoints.iter();
         checkpoints.any(|at| at.projection == projection)
