@@ -125,7 +125,7 @@ pub async fn measure(arguments: &Arguments) -> Result<Figures> {
         all: Vec::new(),
         stock: Vec::new(),
     };
-    let lives = u64::try_from(events / OF_STOCK / 4)?;
+    let lives = u64::try_from(events / OF_STOCK / 4)?.max(1);
     if let Some(stock) = &arguments.stock_database_url {
         stock::live(stock, lives).await?;
     }
