@@ -206,7 +206,7 @@ settings! {
     Tuning DATABASE_CONNECTIONS_MAX: "database_connections_max" "database-connections-max" "LEDGER_DATABASE_CONNECTIONS_MAX" "COUNT"
         default Text("10");
         "Most database connections that callers share. Each lane has one more, projections and \
-        rebuilds up to 8, and one listens for other processes."
+        rebuilds up to 10, and one listens for other processes."
 
     Tuning DB_ACQUIRE_TIMEOUT_MS: "db_acquire_timeout_ms" "db-acquire-timeout-ms" "LEDGER_DB_ACQUIRE_TIMEOUT_MS" "MS"
         default Text("5000");

@@ -152,6 +152,7 @@ impl Follower {
                 let Some(steps) = steps else {
                     return Next::Later(LOOK_AGAIN);
                 };
+                let someone_else_has_some = steps.len() < wanted.len();
                 let mut more = false;
                 for step in steps {
                     more |= self.note(step).await;
@@ -159,6 +160,8 @@ impl Follower {
                 if more {
                     self.hands = self.hands_behind();
                     Next::AtOnce
+                } else if someone_else_has_some {
+                    Next::Later(LOOK_AGAIN)
                 } else {
                     Next::Later(POLL)
                 }
@@ -193,11 +196,7 @@ impl Follower {
     fn hands_behind(&self) -> Hands {
         let mut modes = self.modes.values();
         let all_normal = modes.all(|mode| matches!(mode, Mode::Normal));
-        if all_normal && !self.room.store.has_one_writer() {
-            Hands::Three
-        } else {
-            Hands::One
-        }
+        if all_normal { Hands::Three } else { Hands::One }
     }
 
     /// The database failed: nothing is wrong with the projections.

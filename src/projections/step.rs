@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use super::changes::Changes;
 use super::projection::Projection;
 use super::recent::{Known, Recent, StreamPlace};
-use super::store::{Checkpoint, Haste, Place, Store, Transaction, Turn};
+use super::store::{Checkpoint, Haste, Place, Store, Transaction, Turn, Turns};
 use super::stream::{Folded, Pair, Stream, Unreadable};
 use crate::domain::ids::{StreamId, TenantId};
 use crate::domain::precedence::PrecedenceRule;
@@ -99,7 +99,7 @@ impl Trouble {
 pub enum Hands {
     /// As cheap as can be.
     One,
-    /// Faster, for who is behind and has a database that several can write to at once.
+    /// Faster, for who is behind. As one, if only one can write to the database at a time.
     Three,
 }
 
@@ -187,13 +187,16 @@ impl Stepper {
         hands: Hands,
         recent: &mut Recent,
     ) -> Result<Option<Vec<Step>>, StorageError> {
-        let mut turns = Vec::new();
-        for share in hands.shares() {
-            turns.extend(self.store.turn(partition, share).await?);
-        }
-        if turns.is_empty() {
+        let hands = if self.store.has_one_writer() {
+            Hands::One
+        } else {
+            hands
+        };
+        let Some(Turns { each: turns, place }) =
+            self.store.turns(partition, hands.shares()).await?
+        else {
             return Ok(None);
-        }
+        };
         let mut steps = Vec::with_capacity(wanted.len());
         // By place and size, so that who stands together reads together.
         let mut groups = Groups::new();
@@ -264,17 +267,19 @@ impl Stepper {
                 })),
             }
         }
+        let mut is_ours = true;
         if read.is_empty() {
             for turn in turns {
                 turn.release().await?;
             }
-        } else if !self
-            .apply(partition, turns, read, &mut steps, recent)
-            .await?
-        {
-            return Ok(None);
+        } else {
+            let applied = self.apply(partition, turns, read, &mut steps, recent);
+            is_ours = applied.await?;
         }
-        Ok(Some(steps))
+        if let Some(place) = place {
+            place.leave().await?;
+        }
+        Ok(is_ours.then_some(steps))
     }
 
     /// Writes what follows from some batches. `false` if others have done all of it meanwhile.

@@ -8,6 +8,7 @@ use notification_ledger::ledger::record::{Partition, Position};
 use notification_ledger::projections::Projection;
 use notification_ledger::projections::recent::Recent;
 use notification_ledger::projections::step::{Hands, Outcome, STEP_EVENTS_MAX, Stepper, Wanted};
+use notification_ledger::projections::store::Turns;
 
 use crate::client::{queue, sent};
 use crate::process::{Process, head};
@@ -22,11 +23,15 @@ on_each_database!("current_thread":
 /// How far each projection came in a step, by name; `None` if it stopped. Who is missing had no turn.
 type Came = BTreeMap<&'static str, Option<Position>>;
 
-async fn step(stepper: &Stepper, events_max: i64, hands: Hands, recent: &mut Recent) -> Came {
-    let wanted = Projection::ALL.map(|projection| Wanted {
+fn wanted(events_max: i64) -> [Wanted; 4] {
+    Projection::ALL.map(|projection| Wanted {
         projection,
         events_max,
-    });
+    })
+}
+
+async fn step(stepper: &Stepper, events_max: i64, hands: Hands, recent: &mut Recent) -> Came {
+    let wanted = wanted(events_max);
     let steps = stepper.next_step(Partition(0), &wanted, hands, recent);
     steps
         .await
@@ -129,6 +134,34 @@ async fn what_somebody_else_is_at_is_left_to_them() {
         let end = step(&stepper, STEP_EVENTS_MAX, Hands::One, &mut recent).await;
         assert_eq!(end, all_at(12));
         assert_expected(&stepper.store, place.storage.as_ref()).await;
+        process.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL"]
+async fn nobody_comes_between_before_the_last_hand_is_done() {
+    on_postgres(async |place| {
+        let (process, stepper) = with_twelve_events(place).await;
+        let shares: Vec<_> = Projection::ALL.iter().map(std::slice::from_ref).collect();
+        let turns = stepper.store.turns(Partition(0), &shares).await.unwrap();
+        let Turns { each, place } = turns.unwrap();
+        for turn in each {
+            turn.release().await.unwrap();
+        }
+        // All rows are free by now.
+        for hands in [Hands::One, Hands::Three] {
+            let mut recent = Recent::default();
+            let wanted = wanted(4);
+            let came = stepper.next_step(Partition(0), &wanted, hands, &mut recent);
+            assert!(came.await.unwrap().is_none());
+        }
+
+        place.unwrap().leave().await.unwrap();
+
+        let came = step(&stepper, 4, Hands::Three, &mut Recent::default()).await;
+        assert_eq!(came, all_at(4));
         process.stop().await;
     })
     .await;

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use sqlx::Row;
+use sqlx::{Postgres, Row, SqlitePool};
 
 use super::{Pools, Store, Transaction, in_both};
 use crate::domain::time::Timestamp;
@@ -105,6 +105,20 @@ impl Versions {
     }
 }
 
+/// What one process does in a partition at a time.
+#[derive(Debug)]
+pub struct Turns {
+    /// Some may be without checkpoints.
+    pub each: Vec<Turn>,
+    /// Left when all of them have ended.
+    pub place: Option<Taken>,
+}
+
+/// A partition that others keep away from. Each turn's rows are free for them as soon as it ends; they
+/// would come between, and read and fold for a part what is read and folded for all here.
+#[derive(Debug)]
+pub struct Taken(sqlx::Transaction<'static, Postgres>);
+
 /// A partition's checkpoints, held for the next step.
 #[derive(Debug)]
 pub struct Turn {
@@ -145,6 +159,11 @@ const READ: &str = concat!(
     WHERE c.partition = $1
     ORDER BY c.projection"
 );
+
+// Until the transaction's end, in this ledger. Who does without it, an older release or a rebuild, is
+// kept apart by the rows all the same.
+const COME_FIRST: &str = "
+    SELECT pg_try_advisory_xact_lock('projection_checkpoints'::regclass::oid::int4, $1::int4)";
 
 // Who finds them locked does something else: their holder is doing this.
 const LOCK: &str = concat!(
@@ -267,7 +286,54 @@ impl Store {
         transaction.commit().await
     }
 
-    /// Begins a step of some projections in a partition. `None` if somebody else is at it.
+    /// Begins a step in a partition, of some projections in each of several transactions. `None` if
+    /// somebody else is at it. Projections that somebody else holds have no turn.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when the database failed.
+    pub async fn turns(
+        &self,
+        partition: Partition,
+        shares: &[&[Projection]],
+    ) -> Result<Option<Turns>, StorageError> {
+        let mut each = Vec::with_capacity(shares.len());
+        let mut place = None;
+        match &self.pools {
+            Pools::Postgres { writing, .. } => {
+                let mut first = writing.begin().await?;
+                let come_first = sqlx::query_scalar(COME_FIRST).bind(partition.0);
+                let is_first: bool = come_first.fetch_one(&mut *first).await?;
+                if !is_first {
+                    return Ok(None);
+                }
+                if let [share] = shares {
+                    each.push(Turn::locked(first, partition, share).await?);
+                } else {
+                    // Of its own, or whoever holds it would have to wait with its tables until all others
+                    // are done.
+                    place = Some(Taken(first));
+                    for share in shares {
+                        each.push(Turn::locked(writing.begin().await?, partition, share).await?);
+                    }
+                }
+            }
+            Pools::Sqlite { reading, .. } => {
+                for share in shares {
+                    each.push(self.open_turn(reading, partition, share).await?);
+                }
+            }
+        }
+        let turns = Turns { each, place };
+        if turns.each.iter().all(|turn| turn.checkpoints.is_empty()) {
+            turns.release().await?;
+            return Ok(None);
+        }
+        Ok(Some(turns))
+    }
+
+    /// Begins a step of some projections in a partition, whoever is at the others. `None` if somebody
+    /// else is at all of these.
     ///
     /// # Errors
     ///
@@ -277,31 +343,30 @@ impl Store {
         partition: Partition,
         projections: &[Projection],
     ) -> Result<Option<Turn>, StorageError> {
-        let mut turn = match &self.pools {
-            Pools::Postgres { .. } => {
-                let mut transaction = self.begin().await?;
-                let names: Vec<&str> = projections.iter().map(|it| it.name()).collect();
-                let lock = sqlx::query(LOCK).bind(partition.0).bind(names);
-                let checkpoints = match &mut transaction {
-                    Transaction::Postgres(connection) => {
-                        checkpoints!(lock, &mut **connection)
-                    }
-                    Transaction::Sqlite(_) => Vec::new(),
-                };
-                Turn {
-                    checkpoints,
-                    held: Held::Locked(transaction),
-                }
+        let turn = match &self.pools {
+            Pools::Postgres { writing, .. } => {
+                Turn::locked(writing.begin().await?, partition, projections).await?
             }
-            // A write lock would be held while events are read and folded: nobody could append.
-            Pools::Sqlite { reading, .. } => Turn {
-                checkpoints: checkpoints!(sqlx::query(READ).bind(partition.0), reading),
-                held: Held::Open(self.clone(), partition),
-            },
+            Pools::Sqlite { reading, .. } => {
+                self.open_turn(reading, partition, projections).await?
+            }
         };
-        turn.checkpoints
-            .retain(|at| projections.contains(&at.projection));
         Ok((!turn.checkpoints.is_empty()).then_some(turn))
+    }
+
+    /// A write lock would be held while events are read and folded: nobody could append.
+    async fn open_turn(
+        &self,
+        reading: &SqlitePool,
+        partition: Partition,
+        projections: &[Projection],
+    ) -> Result<Turn, StorageError> {
+        let mut checkpoints = checkpoints!(sqlx::query(READ).bind(partition.0), reading);
+        checkpoints.retain(|at| projections.contains(&at.projection));
+        Ok(Turn {
+            checkpoints,
+            held: Held::Open(self.clone(), partition),
+        })
     }
 
     /// Takes a turn anew whose transaction was given up, and begins to write. `None` if somebody
@@ -429,7 +494,49 @@ impl Store {
     }
 }
 
+impl Turns {
+    /// Leaves everything to whoever comes next, as [`Turn::release`].
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when the database failed.
+    pub async fn release(self) -> Result<(), StorageError> {
+        for turn in self.each {
+            turn.release().await?;
+        }
+        match self.place {
+            Some(place) => place.leave().await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Taken {
+    /// Lets others in.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] when the database failed.
+    pub async fn leave(self) -> Result<(), StorageError> {
+        Ok(self.0.rollback().await?)
+    }
+}
+
 impl Turn {
+    /// What somebody else holds is left to them.
+    async fn locked(
+        mut transaction: sqlx::Transaction<'static, Postgres>,
+        partition: Partition,
+        projections: &[Projection],
+    ) -> Result<Self, StorageError> {
+        let names: Vec<&str> = projections.iter().map(|it| it.name()).collect();
+        let lock = sqlx::query(LOCK).bind(partition.0).bind(names);
+        Ok(Self {
+            checkpoints: checkpoints!(lock, &mut *transaction),
+            held: Held::Locked(Transaction::Postgres(transaction)),
+        })
+    }
+
     /// Whether it is this projection's turn, too.
     pub fn has(&self, projection: Projection) -> bool {
         let mut checkpoints = self.checkpoints.iter();

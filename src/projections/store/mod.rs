@@ -22,7 +22,7 @@ use crate::ledger::record::{Head, Partition};
 use crate::ledger::rows::head;
 use crate::ledger::storage::StorageError;
 
-pub use checkpoints::{Checkpoint, CheckpointState, Progress, Turn, Versions};
+pub use checkpoints::{Checkpoint, CheckpointState, Progress, Turn, Turns, Versions};
 pub use packed::Packed;
 pub use shadow::ShadowIndex;
 
@@ -91,8 +91,8 @@ use in_both;
 
 /// Most connections for projections and rebuilds in one SQLite file: one writes at a time anyway.
 const SQLITE_WRITERS: u32 = 2;
-/// The same in PostgreSQL: two steps by three hands each, and a rebuild beside them.
-const POSTGRES_WRITERS: u32 = 8;
+/// The same in PostgreSQL: two steps by three hands each, which hold a place, and a rebuild beside them.
+const POSTGRES_WRITERS: u32 = 10;
 
 impl Store {
     pub fn new(database: &Database) -> Self {
