@@ -647,7 +647,16 @@ const EVENTS_AT: &str = "
         OFFSET 0
     ) AS e";
 
-// The heads as they are; none that somebody else is holding.
+// One head, if it is as it should be: moved at once. Who holds it is waited for; then it is seldom as it was.
+const ONE_MOVED: &str = "
+    WITH matched AS (
+        UPDATE partition_heads
+        SET position = $2, hash = $3, recorded_at = $4
+        WHERE partition = $1 AND position = $5 AND hash = $6 AND epoch = $7 AND erasures = $8
+        RETURNING TRUE AS ok
+    )";
+
+// Several heads as they are; none that somebody else is holding.
 const LOCKED: &str = "
     WITH locked AS MATERIALIZED (
         SELECT partition, position, hash, epoch, erasures
@@ -972,38 +981,65 @@ const PARTS: [&Added; 5] = [
     &LATE_SUBSCRIBERS_ADDED,
 ];
 
+/// What a statement does about the heads before it stores a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heads {
+    /// Moves the only one, if it is as expected.
+    One,
+    /// Moves all of them, if they are as expected.
+    Several,
+    /// Moves them: they are held.
+    Held,
+}
+
+impl Heads {
+    const ALL: [Self; 3] = [Self::One, Self::Several, Self::Held];
+
+    fn of(plan: &Plan<'_>, expected: Option<&[LockedHead]>) -> Self {
+        match (plan.heads.as_slice(), expected) {
+            (_, None) => Self::Held,
+            ([_], Some([_])) => Self::One,
+            (_, Some(_)) => Self::Several,
+        }
+    }
+
+    /// How a statement begins, and how many parameters that takes.
+    fn beginning(self) -> (String, usize) {
+        match self {
+            Self::One => (ONE_MOVED.to_owned(), 8),
+            Self::Several => ([LOCKED, MOVED].concat(), 8),
+            Self::Held => ([HELD, MOVED].concat(), 4),
+        }
+    }
+}
+
 /// All statements that store plans. Which one it is, [`statement`] knows.
 static STATEMENTS: LazyLock<Vec<String>> = LazyLock::new(|| {
     let references = PARTS
         .iter()
         .position(|part| part.table == REFERENCES_ADDED.table);
-    let whole = |number: usize| {
-        let (first, mut parameters) = if number & 1 == 1 {
-            (LOCKED, 8)
-        } else {
-            (HELD, 4)
-        };
-        let mut statement = [first, MOVED].concat();
+    let whole = |heads: Heads, parts: usize| {
+        let (mut statement, mut parameters) = heads.beginning();
         for (place, added) in PARTS.iter().enumerate() {
-            if number >> (place + 1) & 1 == 1 {
+            if parts >> place & 1 == 1 {
                 parameters += 1;
                 added.push(&mut statement, parameters);
             }
         }
         let messages = match references {
-            Some(place) if number >> (place + 1) & 1 == 1 => MESSAGES_ADDED,
+            Some(place) if parts >> place & 1 == 1 => MESSAGES_ADDED,
             _ => "SELECT CAST(0 AS int8)",
         };
         let _ = write!(statement, " SELECT ok, ({messages}) FROM matched");
         statement
     };
-    (0..1 << (PARTS.len() + 1)).map(whole).collect()
+    let whole = |number| whole(Heads::ALL[number >> PARTS.len()], number);
+    (0..Heads::ALL.len() << PARTS.len()).map(whole).collect()
 });
 
 /// The statement that stores a plan.
-fn statement(plan: &Plan<'_>, expects: bool) -> &'static str {
+fn statement(plan: &Plan<'_>, heads: Heads) -> &'static str {
     let is_there = [
-        expects,
         !plan.events.is_empty(),
         !plan.data_keys.is_empty(),
         !plan.idempotency.is_empty(),
@@ -1011,10 +1047,11 @@ fn statement(plan: &Plan<'_>, expects: bool) -> &'static str {
         !plan.late_subscribers.is_empty(),
     ];
     let bits = is_there.iter().enumerate();
-    let number: usize = bits
+    let parts: usize = bits
         .map(|(place, is_there)| usize::from(*is_there) << place)
         .sum();
-    &STATEMENTS[number]
+    let heads = Heads::ALL.iter().position(|it| *it == heads);
+    &STATEMENTS[heads.unwrap_or_default() << PARTS.len() | parts]
 }
 
 /// The statement that tells other processes how far some partitions have come. Numbers only, so
@@ -1079,17 +1116,31 @@ impl PostgresWriter {
                 $rows.iter().map(|$row| $value).bind_iter()
             };
         }
-        let mut query = sqlx::query_as(statement(plan, expected.is_some()))
-            .bind(column!(plan.heads, head => head.partition.0))
-            .bind(column!(plan.heads, head => head.position.0))
-            .bind(column!(plan.heads, head => head.hash.as_slice()))
-            .bind(column!(plan.heads, head => head.recorded_at.as_micros()));
-        if let Some(expected) = expected {
+        let heads = Heads::of(plan, expected);
+        let mut query = sqlx::query_as(statement(plan, heads));
+        if let (Heads::One, [head], Some([locked])) = (heads, plan.heads.as_slice(), expected) {
             query = query
-                .bind(column!(expected, locked => locked.head.position.0))
-                .bind(column!(expected, locked => locked.head.hash.as_slice()))
-                .bind(column!(expected, locked => locked.head.epoch))
-                .bind(column!(expected, locked => locked.erasures));
+                .bind(head.partition.0)
+                .bind(head.position.0)
+                .bind(head.hash.as_slice())
+                .bind(head.recorded_at.as_micros())
+                .bind(locked.head.position.0)
+                .bind(locked.head.hash.as_slice())
+                .bind(locked.head.epoch)
+                .bind(locked.erasures);
+        } else {
+            query = query
+                .bind(column!(plan.heads, head => head.partition.0))
+                .bind(column!(plan.heads, head => head.position.0))
+                .bind(column!(plan.heads, head => head.hash.as_slice()))
+                .bind(column!(plan.heads, head => head.recorded_at.as_micros()));
+            if let Some(expected) = expected {
+                query = query
+                    .bind(column!(expected, locked => locked.head.position.0))
+                    .bind(column!(expected, locked => locked.head.hash.as_slice()))
+                    .bind(column!(expected, locked => locked.head.epoch))
+                    .bind(column!(expected, locked => locked.erasures));
+            }
         }
         if !plan.events.is_empty() {
             query = query.bind(Records::new(EVENTS_ADDED.row_type, &plan.events));
@@ -1108,7 +1159,9 @@ impl PostgresWriter {
             let rows = &plan.late_subscribers;
             query = query.bind(Records::new(LATE_SUBSCRIBERS_ADDED.row_type, rows));
         }
-        Ok(query.fetch_one(&mut self.connection).await?)
+        let stored = query.fetch_optional(&mut self.connection).await?;
+        // Of one head that isn't as expected, nothing comes back.
+        Ok(stored.unwrap_or((false, 0)))
     }
 
     async fn destroy_keys(&mut self, erasure: &PlannedErasure) -> Result<(), StorageError> {
