@@ -325,6 +325,46 @@ async fn planned_for(place: &Place) {
     process.stop().await;
 }
 
+#[tokio::test]
+#[ignore = "needs PostgreSQL"]
+async fn who_was_let_read_the_old_tables_reads_the_new_ones() {
+    on_postgres(granted).await;
+}
+
+async fn granted(place: &Place) {
+    const GRANTED: &str = "
+        SELECT COALESCE(string_agg(acl::text, ' ' ORDER BY acl::text), '')
+        FROM (
+            SELECT unnest(relacl) AS acl FROM pg_class WHERE oid = to_regclass('notifications')
+            UNION ALL
+            SELECT unnest(attacl) FROM pg_attribute WHERE attrelid = to_regclass('notifications')
+        ) AS granted";
+    let process = Process::of(place).await;
+    process.client.requested().await;
+    let grants = "
+        GRANT SELECT ON notifications TO pg_monitor WITH GRANT OPTION;
+        GRANT SELECT (status), REFERENCES (\"tenant_id\") ON notifications TO pg_read_all_stats;
+        GRANT TRIGGER ON notifications TO PUBLIC";
+    place.sql(grants).await.unwrap();
+    let before = text(place, GRANTED).await;
+
+    let projections = &process.projections;
+    let wanted = [Projection::Notifications];
+    projections.rebuild(&wanted, None).await.unwrap();
+    done(&process).await;
+
+    assert!(before.contains("pg_monitor=r*"), "{before}");
+    assert_eq!(text(place, GRANTED).await, before);
+    process.stop().await;
+}
+
+async fn text(place: &Place, sql: &'static str) -> String {
+    let Database::Postgres { pool, .. } = place.database() else {
+        panic!("PostgreSQL only");
+    };
+    sqlx::query_scalar(sql).fetch_one(pool).await.unwrap()
+}
+
 async fn tables_of_a_ledger_that_was_restored_are_rebuilt(place: &Place) {
     let process = Process::of(place).await;
     process.client.requested().await;

@@ -47,6 +47,21 @@ const POSTGRES_PRIMARY_KEY: &str = "
     FROM pg_constraint
     WHERE contype = 'p' AND conrelid = to_regclass($1)";
 
+// Privileges on the table and on single columns, and to whom.
+const POSTGRES_GRANTS: &str = "
+    SELECT g.privilege_type || COALESCE(' (' || quote_ident(g.attname) || ')', '') AS name,
+        CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(g.grantee)) END
+            || CASE WHEN g.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END AS definition
+    FROM pg_class AS c
+    CROSS JOIN LATERAL (
+        SELECT NULL::name AS attname, t.* FROM aclexplode(c.relacl) AS t
+        UNION ALL
+        SELECT a.attname, t.*
+        FROM pg_attribute AS a CROSS JOIN LATERAL aclexplode(a.attacl) AS t
+        WHERE a.attrelid = c.oid AND NOT a.attisdropped
+    ) AS g
+    WHERE c.oid = to_regclass($1) AND g.grantee <> c.relowner";
+
 const SQLITE_TABLE: &str = "
     SELECT name, sql FROM sqlite_master WHERE type = 'table' AND name = $1";
 
@@ -265,10 +280,13 @@ impl Transaction {
         for table in projection.tables() {
             let name = table.name;
             let shadow = Place::Shadow.table(table);
-            let indexes = if self.is_postgres() {
-                self.described(POSTGRES_INDEXES, name).await?
+            let (indexes, grants) = if self.is_postgres() {
+                (
+                    self.described(POSTGRES_INDEXES, name).await?,
+                    self.described(POSTGRES_GRANTS, name).await?,
+                )
             } else {
-                Vec::new()
+                (Vec::new(), Vec::new())
             };
             self.execute(&format!(
                 "DROP TABLE {name};
@@ -282,6 +300,11 @@ impl Transaction {
                     shadow_index(&index)
                 ))
                 .await?;
+            }
+            // Who was let read the old table, a dashboard perhaps, reads the new one.
+            for (privilege, grantee) in grants {
+                self.execute(&format!("GRANT {privilege} ON {name} TO {grantee}"))
+                    .await?;
             }
         }
         Ok(())
