@@ -277,7 +277,7 @@ impl Stepper {
             is_ours = applied.await?;
         }
         if let Some(place) = place {
-            place.leave().await?;
+            place.leave().await;
         }
         Ok(is_ours.then_some(steps))
     }

@@ -2,6 +2,7 @@
 //! becomes of one of them, the tables end as they would have anyway.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use notification_ledger::ledger::record::{Partition, Position};
@@ -19,6 +20,9 @@ on_each_database!("current_thread":
     any_hands_in_turn_come_to_the_same_tables,
     who_was_far_behind_has_everything,
 );
+
+/// More than it takes to connect, less than anybody waits for a connection.
+const SHORT: Duration = Duration::from_millis(500);
 
 /// How far each projection came in a step, by name; `None` if it stopped. Who is missing had no turn.
 type Came = BTreeMap<&'static str, Option<Position>>;
@@ -158,10 +162,35 @@ async fn nobody_comes_between_before_the_last_hand_is_done() {
             assert!(came.await.unwrap().is_none());
         }
 
-        place.unwrap().leave().await.unwrap();
+        place.unwrap().leave().await;
 
         let came = step(&stepper, 4, Hands::Three, &mut Recent::default()).await;
         assert_eq!(came, all_at(4));
+        process.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL"]
+async fn who_lacks_connections_goes_on_with_the_one_there_is() {
+    on_postgres(async |place| {
+        let (process, stepper) = with_twelve_events(place).await;
+        let mut taken = Vec::new();
+        while let Ok(begun) = tokio::time::timeout(SHORT, stepper.store.begin()).await {
+            taken.push(begun.unwrap());
+        }
+        // One for the step and one for a hand: there is none for the others.
+        taken.truncate(taken.len() - 2);
+
+        let begun = Instant::now();
+        let came = step(&stepper, 4, Hands::Three, &mut Recent::default()).await;
+
+        assert_eq!(came, all_at(4));
+        assert!(begun.elapsed() < 5 * SHORT, "{:?}", begun.elapsed());
+        drop(taken);
+        let came = step(&stepper, 4, Hands::Three, &mut Recent::default()).await;
+        assert_eq!(came, all_at(8));
         process.stop().await;
     })
     .await;

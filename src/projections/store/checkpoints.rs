@@ -1,8 +1,9 @@
 //! How far each projection has come, and whose turn it is.
 
 use std::cmp::Ordering;
+use std::time::Duration;
 
-use sqlx::{Postgres, Row, SqlitePool};
+use sqlx::{PgPool, Postgres, Row, SqlitePool};
 
 use super::{Pools, Store, Transaction, in_both};
 use crate::domain::time::Timestamp;
@@ -10,6 +11,7 @@ use crate::ledger::chain::GENESIS;
 use crate::ledger::record::{Partition, Position};
 use crate::ledger::storage::StorageError;
 use crate::projections::projection::Projection;
+use crate::telemetry::ErrorChain;
 
 /// How far one projection has come in one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,6 +135,9 @@ enum Held {
     /// Everybody may take it. Who comes second finds the checkpoints moved.
     Open(Store, Partition),
 }
+
+/// How long a step waits for one more connection before it goes on with the one it has.
+const HANDS_PATIENCE: Duration = Duration::from_millis(100);
 
 macro_rules! columns {
     () => {
@@ -286,8 +291,9 @@ impl Store {
         transaction.commit().await
     }
 
-    /// Begins a step in a partition, of some projections in each of several transactions. `None` if
-    /// somebody else is at it. Projections that somebody else holds have no turn.
+    /// Begins a step in a partition, of some projections in each of several transactions; of all of them in
+    /// one, where connections are short. `None` if somebody else is at it. Projections that somebody else
+    /// holds have no turn.
     ///
     /// # Errors
     ///
@@ -307,15 +313,16 @@ impl Store {
                 if !is_first {
                     return Ok(None);
                 }
-                if let [share] = shares {
-                    each.push(Turn::locked(first, partition, share).await?);
-                } else {
-                    // Of its own, or whoever holds it would have to wait with its tables until all others
-                    // are done.
-                    place = Some(Taken(first));
-                    for share in shares {
-                        each.push(Turn::locked(writing.begin().await?, partition, share).await?);
+                let hands = match shares {
+                    [_] => None,
+                    _ => Turn::locked_apart(writing, partition, shares).await?,
+                };
+                match hands {
+                    Some(hands) => {
+                        each = hands;
+                        place = Some(Taken(first));
                     }
+                    None => each.push(Turn::locked(first, partition, &shares.concat()).await?),
                 }
             }
             Pools::Sqlite { reading, .. } => {
@@ -504,21 +511,19 @@ impl Turns {
         for turn in self.each {
             turn.release().await?;
         }
-        match self.place {
-            Some(place) => place.leave().await,
-            None => Ok(()),
+        if let Some(place) = self.place {
+            place.leave().await;
         }
+        Ok(())
     }
 }
 
 impl Taken {
-    /// Lets others in.
-    ///
-    /// # Errors
-    ///
-    /// [`StorageError`] when the database failed.
-    pub async fn leave(self) -> Result<(), StorageError> {
-        Ok(self.0.rollback().await?)
+    /// Lets others in. If its connection is gone they are in already.
+    pub async fn leave(self) {
+        if let Err(error) = self.0.rollback().await {
+            tracing::debug!(error = %ErrorChain(&error), "a partition was not held to the end of a step");
+        }
     }
 }
 
@@ -535,6 +540,26 @@ impl Turn {
             checkpoints: checkpoints!(lock, &mut *transaction),
             held: Held::Locked(Transaction::Postgres(transaction)),
         })
+    }
+
+    /// A transaction for each share. `None` if there are not as many connections now.
+    async fn locked_apart(
+        writing: &PgPool,
+        partition: Partition,
+        shares: &[&[Projection]],
+    ) -> Result<Option<Vec<Self>>, StorageError> {
+        let mut turns = Vec::with_capacity(shares.len());
+        for share in shares {
+            // Who waited longer might wait for somebody who waits for a connection that is held here.
+            let Ok(begun) = tokio::time::timeout(HANDS_PATIENCE, writing.begin()).await else {
+                for turn in turns {
+                    Self::release(turn).await?;
+                }
+                return Ok(None);
+            };
+            turns.push(Self::locked(begun?, partition, share).await?);
+        }
+        Ok(Some(turns))
     }
 
     /// Whether it is this projection's turn, too.
