@@ -174,6 +174,9 @@ impl Bar {
             Figure::PerSecond => ("at least", reached >= self.wanted),
             _ => ("at most", reached <= self.wanted),
         };
+        let rounded = |value: f64| format!("{value:.digits$}");
+        // What just misses would look as if it did not.
+        let digits = digits + usize::from(!is_reached && rounded(reached) == rounded(self.wanted));
         let reference = self.reference.as_deref().unwrap_or("–");
         let verdict = if is_reached { "yes" } else { "**no**" };
         format!(
