@@ -19,6 +19,7 @@ use crate::ledger::record::{
 };
 use crate::ledger::storage::{LOG_BYTES_MAX, Storage, StorageError};
 use crate::ledger::tail::Tail;
+use crate::telemetry::ErrorChain;
 
 /// Most events in one step: enough to spread the cost of a transaction, few enough to stay quick. More
 /// than come in between two steps, or nobody would rest who is abreast.
@@ -179,7 +180,8 @@ impl Stepper {
     ///
     /// # Errors
     ///
-    /// [`StorageError`] when the database failed: nothing was done, or by some hands only.
+    /// [`StorageError`] when the database failed: nothing was done. If it failed for some hands only, what
+    /// the others did is told, and theirs has no outcome.
     pub async fn next_step(
         &self,
         partition: Partition,
@@ -298,11 +300,16 @@ impl Stepper {
             writing.push(self.write(partition, turn, groups));
         }
         let mut is_ours = Vec::with_capacity(writing.len());
+        let mut failed = None;
         // Each to its end, whatever becomes of the others.
         for written in join_all(writing).await {
-            let written = written?;
-            is_ours.push(written.is_some());
-            steps.extend(written.into_iter().flatten());
+            match written {
+                Ok(written) => {
+                    is_ours.push(written.is_some());
+                    steps.extend(written.into_iter().flatten());
+                }
+                Err(error) => failed = Some(error),
+            }
         }
         let folded: Vec<_> = pairs
             .iter()
@@ -310,17 +317,28 @@ impl Stepper {
             .map(|(_, now)| now.folded())
             .collect();
         drop(pairs);
-        let all_moved = !is_ours.contains(&false)
-            && steps
-                .iter()
-                .all(|step| matches!(step.outcome, Outcome::Moved { .. }));
+        let has_moved = |step: &Step| matches!(step.outcome, Outcome::Moved { .. });
+        let all_moved =
+            failed.is_none() && !is_ours.contains(&false) && steps.iter().all(has_moved);
         match <[_; 1]>::try_from(read) {
             Ok([(batch, members)]) if all_moved && members.len() == Projection::ALL.len() => {
                 batch.remember(folded, recent);
             }
             _ => recent.forget(),
         }
-        Ok(is_ours.contains(&true))
+        match failed {
+            // What the others have written stands, and is told.
+            Some(error) if steps.iter().any(has_moved) => {
+                tracing::warn!(
+                    partition = partition.0,
+                    error = %ErrorChain(&error),
+                    "some projections could not take a step; it is tried again"
+                );
+                Ok(true)
+            }
+            Some(error) => Err(error),
+            None => Ok(is_ours.contains(&true)),
+        }
     }
 
     /// Writes a turn's part of it. `None` if somebody else has done so meanwhile.

@@ -4,12 +4,15 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
+use notification_ledger::ledger::database::Database;
 use notification_ledger::ledger::record::{Partition, Position};
 use notification_ledger::projections::Projection;
 use notification_ledger::projections::recent::Recent;
 use notification_ledger::projections::step::{Hands, Outcome, STEP_EVENTS_MAX, Stepper, Wanted};
 use notification_ledger::projections::store::Turns;
+
+use sqlx::Executor;
 
 use crate::client::{queue, sent};
 use crate::process::{Process, head};
@@ -191,6 +194,48 @@ async fn who_lacks_connections_goes_on_with_the_one_there_is() {
         drop(taken);
         let came = step(&stepper, 4, Hands::Three, &mut Recent::default()).await;
         assert_eq!(came, all_at(8));
+        process.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL"]
+async fn who_loses_one_connection_tells_what_the_others_did() {
+    // Whoever waits for the table: nobody else is on this schema's.
+    const END_WAITING: &str = "
+        SELECT pg_terminate_backend(pid)
+        FROM pg_locks
+        WHERE relation = 'timeline'::regclass AND NOT granted";
+    on_postgres(async |place| {
+        let (process, stepper) = with_twelve_events(place).await;
+        let Database::Postgres { pool, .. } = place.database() else {
+            unreachable!()
+        };
+        let mut holder = pool.begin().await.unwrap();
+        let lock = "LOCK TABLE timeline IN ACCESS EXCLUSIVE MODE";
+        holder.execute(lock).await.unwrap();
+        let mut recent = Recent::default();
+
+        let (came, ()) = join(step(&stepper, 4, Hands::Three, &mut recent), async {
+            while pool.execute(END_WAITING).await.unwrap().rows_affected() == 0 {
+                tokio::time::sleep(SHORT / 50).await;
+            }
+        })
+        .await;
+        holder.rollback().await.unwrap();
+
+        let mut others = all_at(4);
+        others.retain(|name, _| !["timeline", "metrics"].contains(name));
+        assert_eq!(came, others);
+        let late = step(&stepper, 4, Hands::Three, &mut recent).await;
+        assert_eq!(
+            late.keys().copied().collect::<Vec<_>>(),
+            ["metrics", "timeline"]
+        );
+        let end = step(&stepper, STEP_EVENTS_MAX, Hands::Three, &mut recent).await;
+        assert_eq!(end, all_at(12));
+        assert_expected(&stepper.store, place.storage.as_ref()).await;
         process.stop().await;
     })
     .await;
