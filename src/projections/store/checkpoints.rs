@@ -136,8 +136,12 @@ enum Held {
     Open(Store, Partition),
 }
 
-/// How long a step waits for one more connection before it goes on with the one it has.
+/// How long a step waits for one more connection before it goes on with the one it has, if others have
+/// them all.
 const HANDS_PATIENCE: Duration = Duration::from_millis(100);
+/// The same if one more may be opened, which begins anew for whoever does not wait for it. A distant database
+/// takes some tenths of a second.
+const OPENING_PATIENCE: Duration = Duration::from_secs(2);
 
 macro_rules! columns {
     () => {
@@ -551,7 +555,12 @@ impl Turn {
         let mut turns = Vec::with_capacity(shares.len());
         for share in shares {
             // Who waited longer might wait for somebody who waits for a connection that is held here.
-            let Ok(begun) = tokio::time::timeout(HANDS_PATIENCE, writing.begin()).await else {
+            let patience = if writing.size() < writing.options().get_max_connections() {
+                OPENING_PATIENCE
+            } else {
+                HANDS_PATIENCE
+            };
+            let Ok(begun) = tokio::time::timeout(patience, writing.begin()).await else {
                 for turn in turns {
                     Self::release(turn).await?;
                 }
