@@ -993,6 +993,7 @@ enum Heads {
 }
 
 impl Heads {
+    /// In the order of their numbers.
     const ALL: [Self; 3] = [Self::One, Self::Several, Self::Held];
 
     fn of(plan: &Plan<'_>, expected: Option<&[LockedHead]>) -> Self {
@@ -1018,7 +1019,7 @@ static STATEMENTS: LazyLock<Vec<String>> = LazyLock::new(|| {
     let references = PARTS
         .iter()
         .position(|part| part.table == REFERENCES_ADDED.table);
-    let whole = |heads: Heads, parts: usize| {
+    let whole = move |heads: Heads, parts: usize| {
         let (mut statement, mut parameters) = heads.beginning();
         for (place, added) in PARTS.iter().enumerate() {
             if parts >> place & 1 == 1 {
@@ -1033,8 +1034,8 @@ static STATEMENTS: LazyLock<Vec<String>> = LazyLock::new(|| {
         let _ = write!(statement, " SELECT ok, ({messages}) FROM matched");
         statement
     };
-    let whole = |number| whole(Heads::ALL[number >> PARTS.len()], number);
-    (0..Heads::ALL.len() << PARTS.len()).map(whole).collect()
+    let all_parts = |heads| (0..1 << PARTS.len()).map(move |parts| whole(heads, parts));
+    Heads::ALL.into_iter().flat_map(all_parts).collect()
 });
 
 /// The statement that stores a plan.
@@ -1050,8 +1051,7 @@ fn statement(plan: &Plan<'_>, heads: Heads) -> &'static str {
     let parts: usize = bits
         .map(|(place, is_there)| usize::from(*is_there) << place)
         .sum();
-    let heads = Heads::ALL.iter().position(|it| *it == heads);
-    &STATEMENTS[heads.unwrap_or_default() << PARTS.len() | parts]
+    &STATEMENTS[((heads as usize) << PARTS.len()) + parts]
 }
 
 /// The statement that tells other processes how far some partitions have come. Numbers only, so
