@@ -11,7 +11,6 @@ use notification_ledger::projections::Projection;
 use notification_ledger::projections::recent::Recent;
 use notification_ledger::projections::step::{Hands, Outcome, STEP_EVENTS_MAX, Stepper, Wanted};
 use notification_ledger::projections::store::Turns;
-
 use sqlx::Executor;
 
 use crate::client::{queue, sent};
@@ -85,6 +84,16 @@ async fn with_twelve_events(place: &Place) -> (Process, Stepper) {
     (process, stepper)
 }
 
+/// The same on PostgreSQL, for as long as `body` runs.
+async fn on_twelve_events(body: impl AsyncFnOnce(&Place, &Stepper)) {
+    on_postgres(async |place| {
+        let (process, stepper) = with_twelve_events(place).await;
+        body(place, &stepper).await;
+        process.stop().await;
+    })
+    .await;
+}
+
 async fn any_hands_in_turn_come_to_the_same_tables(place: &Place) {
     let (process, stepper) = with_twelve_events(place).await;
     let mut recent = Recent::default();
@@ -118,15 +127,14 @@ async fn who_was_far_behind_has_everything(place: &Place) {
 #[tokio::test]
 #[ignore = "needs PostgreSQL"]
 async fn what_somebody_else_is_at_is_left_to_them() {
-    on_postgres(async |place| {
-        let (process, stepper) = with_twelve_events(place).await;
+    on_twelve_events(async |place, stepper| {
         let mut recent = Recent::default();
         let theirs = [Projection::NotificationLogs];
         let turn = stepper.store.turn(Partition(0), &theirs).await;
 
-        let beside = step(&stepper, 4, Hands::Three, &mut recent).await;
+        let beside = step(stepper, 4, Hands::Three, &mut recent).await;
         turn.unwrap().unwrap().release().await.unwrap();
-        let apart = step(&stepper, 4, Hands::Three, &mut recent).await;
+        let apart = step(stepper, 4, Hands::Three, &mut recent).await;
 
         let mut others = all_at(4);
         others.remove("notification_logs");
@@ -136,12 +144,11 @@ async fn what_somebody_else_is_at_is_left_to_them() {
             apart,
             Came::from([("notification_logs", Some(Position(4)))])
         );
-        let together = step(&stepper, 4, Hands::Three, &mut recent).await;
+        let together = step(stepper, 4, Hands::Three, &mut recent).await;
         assert_eq!(together, all_at(8));
-        let end = step(&stepper, STEP_EVENTS_MAX, Hands::One, &mut recent).await;
+        let end = step(stepper, STEP_EVENTS_MAX, Hands::One, &mut recent).await;
         assert_eq!(end, all_at(12));
         assert_expected(&stepper.store, place.storage.as_ref()).await;
-        process.stop().await;
     })
     .await;
 }
@@ -149,8 +156,7 @@ async fn what_somebody_else_is_at_is_left_to_them() {
 #[tokio::test]
 #[ignore = "needs PostgreSQL"]
 async fn nobody_comes_between_before_the_last_hand_is_done() {
-    on_postgres(async |place| {
-        let (process, stepper) = with_twelve_events(place).await;
+    on_twelve_events(async |_, stepper| {
         let shares: Vec<_> = Projection::ALL.iter().map(std::slice::from_ref).collect();
         let turns = stepper.store.turns(Partition(0), &shares).await.unwrap();
         let Turns { each, place } = turns.unwrap();
@@ -167,9 +173,8 @@ async fn nobody_comes_between_before_the_last_hand_is_done() {
 
         place.unwrap().leave().await;
 
-        let came = step(&stepper, 4, Hands::Three, &mut Recent::default()).await;
+        let came = step(stepper, 4, Hands::Three, &mut Recent::default()).await;
         assert_eq!(came, all_at(4));
-        process.stop().await;
     })
     .await;
 }
@@ -177,8 +182,7 @@ async fn nobody_comes_between_before_the_last_hand_is_done() {
 #[tokio::test]
 #[ignore = "needs PostgreSQL"]
 async fn who_lacks_connections_goes_on_with_the_one_there_is() {
-    on_postgres(async |place| {
-        let (process, stepper) = with_twelve_events(place).await;
+    on_twelve_events(async |_, stepper| {
         let mut taken = Vec::new();
         while let Ok(begun) = tokio::time::timeout(SHORT, stepper.store.begin()).await {
             taken.push(begun.unwrap());
@@ -187,14 +191,13 @@ async fn who_lacks_connections_goes_on_with_the_one_there_is() {
         taken.truncate(taken.len() - 2);
 
         let begun = Instant::now();
-        let came = step(&stepper, 4, Hands::Three, &mut Recent::default()).await;
+        let came = step(stepper, 4, Hands::Three, &mut Recent::default()).await;
 
         assert_eq!(came, all_at(4));
         assert!(begun.elapsed() < 5 * SHORT, "{:?}", begun.elapsed());
         drop(taken);
-        let came = step(&stepper, 4, Hands::Three, &mut Recent::default()).await;
+        let came = step(stepper, 4, Hands::Three, &mut Recent::default()).await;
         assert_eq!(came, all_at(8));
-        process.stop().await;
     })
     .await;
 }
@@ -207,8 +210,7 @@ async fn who_loses_one_connection_tells_what_the_others_did() {
         SELECT pg_terminate_backend(pid)
         FROM pg_locks
         WHERE relation = 'timeline'::regclass AND NOT granted";
-    on_postgres(async |place| {
-        let (process, stepper) = with_twelve_events(place).await;
+    on_twelve_events(async |place, stepper| {
         let Database::Postgres { pool, .. } = place.database() else {
             unreachable!()
         };
@@ -217,7 +219,7 @@ async fn who_loses_one_connection_tells_what_the_others_did() {
         holder.execute(lock).await.unwrap();
         let mut recent = Recent::default();
 
-        let (came, ()) = join(step(&stepper, 4, Hands::Three, &mut recent), async {
+        let (came, ()) = join(step(stepper, 4, Hands::Three, &mut recent), async {
             while pool.execute(END_WAITING).await.unwrap().rows_affected() == 0 {
                 tokio::time::sleep(SHORT / 50).await;
             }
@@ -228,15 +230,14 @@ async fn who_loses_one_connection_tells_what_the_others_did() {
         let mut others = all_at(4);
         others.retain(|name, _| !["timeline", "metrics"].contains(name));
         assert_eq!(came, others);
-        let late = step(&stepper, 4, Hands::Three, &mut recent).await;
+        let late = step(stepper, 4, Hands::Three, &mut recent).await;
         assert_eq!(
             late.keys().copied().collect::<Vec<_>>(),
             ["metrics", "timeline"]
         );
-        let end = step(&stepper, STEP_EVENTS_MAX, Hands::Three, &mut recent).await;
+        let end = step(stepper, STEP_EVENTS_MAX, Hands::Three, &mut recent).await;
         assert_eq!(end, all_at(12));
         assert_expected(&stepper.store, place.storage.as_ref()).await;
-        process.stop().await;
     })
     .await;
 }
@@ -244,13 +245,12 @@ async fn who_loses_one_connection_tells_what_the_others_did() {
 #[tokio::test]
 #[ignore = "needs PostgreSQL"]
 async fn what_one_hand_can_not_write_stops_nobody_else() {
-    on_postgres(async |place| {
-        let (process, stepper) = with_twelve_events(place).await;
+    on_twelve_events(async |place, stepper| {
         let mut recent = Recent::default();
         let refuse = "ALTER TABLE timeline ADD CONSTRAINT refused CHECK (position <> 5)";
         place.sql(refuse).await.unwrap();
 
-        let refused = step(&stepper, 6, Hands::Three, &mut recent).await;
+        let refused = step(stepper, 6, Hands::Three, &mut recent).await;
 
         let mut others = all_at(6);
         others.insert("timeline", None);
@@ -260,17 +260,16 @@ async fn what_one_hand_can_not_write_stops_nobody_else() {
             Projection::NotificationLogs,
             Projection::Metrics,
         ];
-        let last = step(&stepper, 6, Hands::One, &mut recent).await;
+        let last = step(stepper, 6, Hands::One, &mut recent).await;
         assert_eq!(last["notifications"], Some(Position(12)));
         assert_some_expected(&stepper.store, place.storage.as_ref(), &written).await;
         place
             .sql("ALTER TABLE timeline DROP CONSTRAINT refused")
             .await
             .unwrap();
-        let late = step(&stepper, STEP_EVENTS_MAX, Hands::Three, &mut recent).await;
+        let late = step(stepper, STEP_EVENTS_MAX, Hands::Three, &mut recent).await;
         assert_eq!(late, Came::from([("timeline", Some(Position(12)))]));
         assert_expected(&stepper.store, place.storage.as_ref()).await;
-        process.stop().await;
     })
     .await;
 }
