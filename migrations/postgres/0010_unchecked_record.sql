@@ -1,7 +1,7 @@
--- PostgreSQL reads the text of a table's checks anew for every statement that writes to the table, which
--- took three tenths of what it takes to store a batch. What they said is said by the types of what lanes
--- write, who alone write here, and looked for by `verify`: positions and sequences that count up from 1,
--- and a chain of hashes. The order is the one in which lanes lock these tables.
+-- PostgreSQL reads the text of a table's checks anew for every statement that writes to the table: three
+-- tenths of the instructions of one that stores an event. What they said is said by the types of what the
+-- ledger writes, and nobody else writes here; of heads and events, `verify` looks for it too. The order is
+-- the one in which lanes lock these tables.
 ALTER TABLE partition_heads
     DROP CONSTRAINT head_position_counts_up,
     DROP CONSTRAINT head_hash_is_sha256;
