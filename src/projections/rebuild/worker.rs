@@ -274,13 +274,16 @@ impl Worker {
             }
         })
         .await?;
-        let mut transaction = self.begin().await?;
-        for projection in self.projections() {
-            transaction.key_shadow(projection).await?;
-            transaction.analyze_shadow(projection).await?;
-        }
-        transaction.commit().await?;
-        Ok(())
+        in_turns(self.projections(), |projection| {
+            let worker = self.clone();
+            async move {
+                let mut transaction = worker.begin().await?;
+                transaction.key_shadow(projection).await?;
+                transaction.analyze_shadow(projection).await?;
+                Ok(transaction.commit().await?)
+            }
+        })
+        .await
     }
 
     async fn build(&self, index: &ShadowIndex) -> Result<(), StorageError> {
@@ -314,41 +317,53 @@ impl Worker {
             let found = snapshot.look_at_checkpoints(part.partition).await?;
             live.extend(found.into_iter().filter(|at| at.projection == projection));
         }
-        let mut sums = Vec::new();
-        for table in projection.tables() {
-            sums.push(
-                snapshot
-                    .checksum(Place::Live, table, rebuild.partition)
-                    .await?,
-            );
-        }
-        drop(snapshot);
+        // Both at once: the live rows in this snapshot, and the shadow's, brought to the same place.
+        let sums = async {
+            let mut sums = Vec::new();
+            for table in projection.tables() {
+                let sum = snapshot.checksum(Place::Live, table, rebuild.partition);
+                sums.push(sum.await?);
+            }
+            drop(snapshot);
+            Ok::<_, Interrupted>(sums)
+        };
+        let shadow_sums = self.shadow_sums(rebuild, &live);
+        let (sums, shadow_sums) = tokio::try_join!(sums, shadow_sums)?;
+        let equal = shadow_sums.map(|shadow_sums| shadow_sums == sums);
+        let mut transaction = self.begin().await?;
+        transaction.set_checksum(projection, equal).await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// Number and checksum of the shadow tables' rows where the live tables were. `None` if they can't be
+    /// compared there.
+    async fn shadow_sums(
+        &self,
+        rebuild: &Rebuild,
+        live: &[Checkpoint],
+    ) -> Result<Option<Vec<(i64, i64)>>, Interrupted> {
+        let projection = rebuild.projection;
         let mut comparable = live
             .iter()
             .all(|checkpoint| checkpoint.version == projection.version());
-        for checkpoint in &live {
+        for checkpoint in live {
             let at = self
                 .catch_up(rebuild, checkpoint.partition, checkpoint.position)
                 .await?;
             // A projection that had stopped is behind what was filled.
             comparable &= at == checkpoint.position;
         }
-        let mut equal = None;
-        if comparable {
-            let mut same = true;
-            for (table, live) in projection.tables().iter().zip(sums) {
-                let mut snapshot = self.room.store.snapshot().await?;
-                let shadow = snapshot
-                    .checksum(Place::Shadow, table, rebuild.partition)
-                    .await?;
-                same &= shadow == live;
-            }
-            equal = Some(same);
+        if !comparable {
+            return Ok(None);
         }
-        let mut transaction = self.begin().await?;
-        transaction.set_checksum(projection, equal).await?;
-        transaction.commit().await?;
-        Ok(())
+        let mut sums = Vec::new();
+        for table in projection.tables() {
+            let mut snapshot = self.room.store.snapshot().await?;
+            let sum = snapshot.checksum(Place::Shadow, table, rebuild.partition);
+            sums.push(sum.await?);
+        }
+        Ok(Some(sums))
     }
 
     /// Waits until the live tables are where the shadow tables are, or do not come any nearer: then
