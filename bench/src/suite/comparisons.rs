@@ -12,6 +12,7 @@ use crate::generator::{self, Measured, Pace, Plan, Requests};
 use crate::http;
 use crate::rebuild;
 use crate::references::raw::How;
+use crate::references::rows::{Aside, Cost};
 use crate::references::serve::Kind;
 use crate::references::stock::Stock;
 use crate::references::{group, raw, stock};
@@ -19,6 +20,7 @@ use crate::references::{group, raw, stock};
 const LEDGER: &str = "ledger";
 const STRANGERS: &str = "ledger, each to somebody new";
 const GROUP: &str = "axum, bare group commit";
+const COPIED: &str = "no service: the ledger's rows, copied";
 const STOCK: &str = "axum, postgres-es";
 
 /// Resident memory of the service under full load, at most.
@@ -76,6 +78,45 @@ pub async fn to_ledger(
     let behind = product.caught_up().await?.as_secs_f64();
     eprintln!("  (projections were there after {behind:.2} s more)");
     product.meter.since(&before, measured).await
+}
+
+/// The rows that the ledger's commands have left, copied by the database alone.
+fn copied<'a>(product: &'a Product, url: &'a str) -> Contender<'a> {
+    contender(COPIED, move || async move {
+        let mut aside = Aside::set(url).await?;
+        let before = product.meter.read().await?;
+        let measured = aside.copy().await?;
+        let measured = product.meter.since(&before, measured).await?;
+        // No server has a part in it.
+        let server_us = None;
+        Ok(Measured {
+            server_us,
+            ..measured
+        })
+    })
+}
+
+/// Notes what those rows cost, table by table, and makes room for what comes next.
+async fn note_rows(comparison: &mut Comparison, url: &str) -> Result<()> {
+    let costs = Aside::set(url).await?.costs().await?;
+    let parts: Vec<_> = costs
+        .iter()
+        .map(|cost| {
+            let Cost {
+                table,
+                micros,
+                bare_micros,
+                ..
+            } = cost;
+            format!("`{table}` {micros:.1} ({bare_micros:.1})")
+        })
+        .collect();
+    comparison.notes.push(format!(
+        "{COPIED}: all rows of 500 notifications a transaction, as they are in the end, into empty tables with all \
+        their indexes, by 2 connections. By one connection each table alone, µs a row, and without indexes: {}.",
+        parts.join(", ")
+    ));
+    Ok(())
 }
 
 impl Suite {
@@ -179,6 +220,7 @@ impl Suite {
         comparison.unit = "commands".to_owned();
         let plan = self.closed(64);
         let product = self.product("bench_ledger").await?;
+        let recorded = self.databases.address("bench_ledger")?;
         let view = self.server(Kind::StockView, "bench_view").await?;
         let stocks = [
             self.stock("bench_stock", false).await?,
@@ -189,10 +231,12 @@ impl Suite {
             contender(BARE_VIEW, || stocks[1].run(64, plan)),
             over(VIEW, &view, plan, http::lifecycles),
             ledger(&product, plan, http::lifecycles),
+            copied(&product, &recorded),
         ];
         self.in_turn(comparison, &contenders).await?;
         comparison.wants(Bar::at(Figure::PerSecond, LEDGER, VIEW, 10.0));
         drop(contenders);
+        note_rows(comparison, &recorded).await?;
         let memory = product.memory_mb()?;
         comparison.notes.push(format!(
             "Resident memory of the ledger at its highest: {memory:.0} MB."
@@ -218,6 +262,7 @@ impl Suite {
         comparison.unit = "commands or rows".to_owned();
         let plan = self.closed(4);
         let product = self.product("bench_ledger").await?;
+        let recorded = self.databases.address("bench_ledger")?;
         let url = self.databases.create("bench_raw").await?;
         group::prepare(&url).await?;
         let insert = |how| {
@@ -232,10 +277,12 @@ impl Suite {
             contender(ORDERED, insert(How::UnnestOrdered)),
             contender(UNNEST, insert(How::Unnest)),
             ledger(&product, plan, |worker| http::bulks(worker, 1_000)),
+            copied(&product, &recorded),
         ];
         self.in_turn(comparison, &contenders).await?;
         comparison.wants(Bar::at(Figure::PerSecond, LEDGER, UNNEST, 0.5));
         drop(contenders);
+        note_rows(comparison, &recorded).await?;
         let memory = product.memory_mb()?;
         comparison.notes.push(format!(
             "Resident memory of the ledger at its highest: {memory:.0} MB."
