@@ -261,10 +261,10 @@ pub async fn carry_out(
         private: wish.private,
         action: wish.action,
     };
-    let beginning = if given.is_none() {
-        Beginning::JustMade
-    } else {
-        Beginning::Unknown
+    let beginning = match (given, &command.action) {
+        (None, _) => Beginning::JustMade,
+        (Some(_), Action::Request(_)) => Beginning::Absent,
+        (Some(_), _) => Beginning::Unknown,
     };
     Ok(state
         .ledger

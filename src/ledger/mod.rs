@@ -158,8 +158,9 @@ pub struct Idempotency {
 pub enum Beginning {
     /// It may be there or not.
     Unknown,
-    /// It was looked for and was not there. Others may be about to begin it.
-    NotFound,
+    /// It is taken not to be there: it was looked for, or the command is to begin it under an id of the
+    /// caller's. Others may be about to begin it, or have done so.
+    Absent,
     /// Its id was made for this command, so nobody else can have begun it.
     JustMade,
 }
@@ -356,12 +357,12 @@ impl Ledger {
     {
         let _turn = match beginning {
             Beginning::JustMade => None,
-            Beginning::NotFound | Beginning::Unknown => Some(self.core.locks.lock(stream).await),
+            Beginning::Absent | Beginning::Unknown => Some(self.core.locks.lock(stream).await),
         };
         // Whoever had the turn before may have begun it.
         let is_new = match beginning {
             Beginning::JustMade => true,
-            Beginning::NotFound => !self.remembers(stream),
+            Beginning::Absent => !self.remembers(stream),
             Beginning::Unknown => false,
         };
         for attempt in 0..ATTEMPTS_MAX {

@@ -159,7 +159,7 @@ async fn message(
     tracing::Span::current().record("notification.id", tracing::field::display(stream_id));
     let command = reporting(state, delivery, fact, adopting);
     let beginning = if is_new {
-        Beginning::NotFound
+        Beginning::Absent
     } else {
         Beginning::Unknown
     };

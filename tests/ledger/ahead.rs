@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use notification_ledger::domain::ids::{Sequence, StreamId};
-use notification_ledger::ledger::Options;
+use notification_ledger::domain::notification::Refusal;
+use notification_ledger::ledger::{CommandError, Options};
 
 use crate::client::{Client, checked_record, request, request_for, sent};
 use crate::erasing::erase;
@@ -16,6 +17,7 @@ on_each_storage!("current_thread":
     a_lane_that_is_alone_locks_nothing,
     what_another_process_appended_is_noticed,
     a_stream_that_another_process_began_is_not_begun_again,
+    a_stream_under_an_id_of_the_callers_is_begun_without_looking,
     a_key_that_was_used_is_found_again,
     a_data_key_that_another_process_stored_is_used,
     an_erasure_by_another_process_is_noticed,
@@ -84,6 +86,33 @@ async fn a_stream_that_another_process_began_is_not_begun_again(place: &Place) {
 
     assert_eq!(here.events(stream).await.len(), 1);
     assert_eq!(checked_record(place).await.len(), 3);
+}
+
+async fn a_stream_under_an_id_of_the_callers_is_begun_without_looking(place: &Place) {
+    let (storage, here) = counted(place);
+    let there = Client::of(place);
+    let theirs = here.new_stream();
+    there.begin(theirs, request()).await.unwrap();
+    here.requested().await;
+    let asked = (storage.streams_read(), storage.look_ups());
+
+    let ours = here.new_stream();
+    here.begin_own(ours, request()).await.unwrap();
+    assert_eq!((storage.streams_read(), storage.look_ups()), asked);
+
+    for taken in [ours, theirs] {
+        let (refused, neighbour) = tokio::join!(
+            here.begin_own(taken, request()),
+            here.begin_own(here.new_stream(), request()),
+        );
+        assert!(matches!(
+            refused.unwrap_err(),
+            CommandError::Refused(Refusal::AlreadyExists)
+        ));
+        neighbour.unwrap();
+        assert_eq!(here.events(taken).await.len(), 1);
+    }
+    assert_eq!(checked_record(place).await.len(), 5);
 }
 
 async fn a_key_that_was_used_is_found_again(place: &Place) {

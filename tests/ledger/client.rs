@@ -114,6 +114,14 @@ impl Client {
             .await
     }
 
+    /// The same on a stream whose id is the caller's own.
+    pub(crate) async fn begin_own(&self, stream: StreamId, action: Action) -> Told {
+        let command = self.command(action, None);
+        self.ledger
+            .execute(&self.order, stream, Beginning::Absent, command)
+            .await
+    }
+
     pub(crate) async fn tell(&self, stream: StreamId, action: Action) -> Told {
         let command = self.command(action, None);
         self.ledger

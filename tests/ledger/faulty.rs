@@ -49,6 +49,7 @@ struct Plans {
     keys_asked_for: AtomicUsize,
     locks: AtomicUsize,
     look_ups: AtomicUsize,
+    streams_read: AtomicUsize,
 }
 
 impl FaultyStorage {
@@ -119,6 +120,11 @@ impl FaultyStorage {
     /// How often batches have asked anything.
     pub(crate) fn look_ups(&self) -> usize {
         self.plans.look_ups.load(Ordering::SeqCst)
+    }
+
+    /// How often streams were read.
+    pub(crate) fn streams_read(&self) -> usize {
+        self.plans.streams_read.load(Ordering::SeqCst)
     }
 
     pub(crate) fn committed(&self) -> Vec<usize> {
@@ -245,6 +251,7 @@ impl Storage for FaultyStorage {
     }
 
     async fn streams(&self, streams: &[StreamKey]) -> Result<Vec<RecordedEvent>, StorageError> {
+        self.plans.streams_read.fetch_add(1, Ordering::SeqCst);
         self.inner.streams(streams).await
     }
 
