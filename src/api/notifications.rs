@@ -1,6 +1,7 @@
 //! What is done with one notification: request it, act on it, report about it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -21,6 +22,7 @@ use super::state::ApiState;
 use super::view::{self, JustSealed, NotificationView, Opened};
 use crate::domain::ids::{EventId, Sequence, StreamId};
 use crate::domain::notification::{Action, Notification, NotificationCommand};
+use crate::domain::time::Timestamp;
 use crate::json::{Faults, Fields};
 use crate::ledger::record::{LedgerPosition, Provenance, StreamKey, TenantPlace};
 use crate::ledger::registry::Scope;
@@ -233,6 +235,19 @@ pub struct Call<'a> {
     pub expected_version: Option<Sequence>,
 }
 
+/// Whether an id of a caller's says that it was made a moment ago: then hardly anybody has begun it. To find
+/// that out from the writer takes longer than to look first, so others' ids are looked for.
+fn is_fresh(id: StreamId, now: Timestamp) -> bool {
+    const FRESH: Duration = Duration::from_secs(10);
+    let made = id.0.get_timestamp().map(|made| {
+        let (seconds, nanos) = made.to_unix();
+        Duration::new(seconds, nanos).as_micros()
+    });
+    let now = u128::try_from(now.as_micros()).unwrap_or_default();
+    // Clocks differ, to either side.
+    made.is_some_and(|made| made.abs_diff(now) <= FRESH.as_micros())
+}
+
 /// Hands a wish to the ledger. Returns once it is durable.
 pub async fn carry_out(
     state: &ApiState,
@@ -263,7 +278,9 @@ pub async fn carry_out(
     };
     let beginning = match (given, &command.action) {
         (None, _) => Beginning::JustMade,
-        (Some(_), Action::Request(_)) => Beginning::Absent,
+        (Some(id), Action::Request(_)) if is_fresh(id, state.surroundings.now()) => {
+            Beginning::Absent
+        }
         (Some(_), _) => Beginning::Unknown,
     };
     Ok(state
@@ -356,5 +373,28 @@ pub fn success(action: &Action) -> StatusCode {
     match action {
         Action::Request(_) => StatusCode::CREATED,
         Action::Queue { .. } | Action::Retract | Action::Report { .. } => StatusCode::OK,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_id_that_says_it_was_just_made_is_fresh() {
+        let made = Uuid::parse_str("0195954e-7bb8-7000-8000-00000000002a").unwrap();
+        let (seconds, nanos) = made.get_timestamp().unwrap().to_unix();
+        let made_at = i64::try_from(seconds * 1_000_000).unwrap() + i64::from(nanos / 1000);
+        let after = |seconds: i64| Timestamp::from_micros_clamped(made_at + seconds * 1_000_000);
+
+        for seconds in [-10, 0, 10] {
+            assert!(is_fresh(StreamId(made), after(seconds)), "{seconds}");
+        }
+        for seconds in [-11, 11, 86_400] {
+            assert!(!is_fresh(StreamId(made), after(seconds)), "{seconds}");
+        }
+        for other in [Uuid::nil(), Uuid::max(), Uuid::from_u128(4 << 76 | 2 << 62)] {
+            assert!(!is_fresh(StreamId(other), after(0)), "{other}");
+        }
     }
 }

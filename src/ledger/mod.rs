@@ -158,8 +158,8 @@ pub struct Idempotency {
 pub enum Beginning {
     /// It may be there or not.
     Unknown,
-    /// It is taken not to be there: it was looked for, or the command is to begin it under an id of the
-    /// caller's. Others may be about to begin it, or have done so.
+    /// It is taken not to be there: it was looked for, or the command is to begin it under an id that a
+    /// caller made a moment ago. Others may be about to begin it, or have done so.
     Absent,
     /// Its id was made for this command, so nobody else can have begun it.
     JustMade,

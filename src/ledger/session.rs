@@ -27,7 +27,7 @@ use crate::domain::sealing::{Sealer, SealingError, Subject};
 pub(super) struct Session<'a, A> {
     core: &'a Core,
     order: &'a Order,
-    /// The stream is known not to exist: its id was just made.
+    /// The stream is taken not to be there. If it is all the same, the command is decided again.
     is_new: bool,
     sealing: Arc<SessionSealer>,
     notes: &'a Notes<A>,

@@ -87,6 +87,7 @@ fn copied<'a>(product: &'a Product, url: &'a str) -> Contender<'a> {
         let before = product.meter.read().await?;
         let measured = aside.copy().await?;
         let measured = product.meter.since(&before, measured).await?;
+        aside.drop().await?;
         // No server has a part in it.
         let server_us = None;
         Ok(Measured {
@@ -96,9 +97,11 @@ fn copied<'a>(product: &'a Product, url: &'a str) -> Contender<'a> {
     })
 }
 
-/// Notes what those rows cost, table by table, and makes room for what comes next.
+/// Notes what those rows cost, table by table.
 async fn note_rows(comparison: &mut Comparison, url: &str) -> Result<()> {
-    let costs = Aside::set(url).await?.costs().await?;
+    let mut aside = Aside::set(url).await?;
+    let costs = aside.costs().await?;
+    aside.drop().await?;
     let parts: Vec<_> = costs
         .iter()
         .map(|cost| {
@@ -112,8 +115,9 @@ async fn note_rows(comparison: &mut Comparison, url: &str) -> Result<()> {
         })
         .collect();
     comparison.notes.push(format!(
-        "{COPIED}: all rows of 500 notifications a transaction, as they are in the end, into empty tables with all \
-        their indexes, by 2 connections. By one connection each table alone, µs a row, and without indexes: {}.",
+        "{COPIED}: the rows of 500 notifications a transaction, as they are in the end, into empty tables with all \
+        their indexes, by 2 connections; latencies are of transactions. By one connection each table alone, µs a \
+        row, and without indexes: {}.",
         parts.join(", ")
     ));
     Ok(())

@@ -311,7 +311,7 @@ impl Worker {
         }
         self.enter(projection, Phase::Comparing).await?;
         self.wait_for_live(rebuild).await?;
-        let mut snapshot = self.room.store.snapshot().await?;
+        let mut snapshot = self.room.store.long_snapshot().await?;
         let mut live = Vec::new();
         for part in self.parts(projection).await? {
             let found = snapshot.look_at_checkpoints(part.partition).await?;
@@ -359,7 +359,7 @@ impl Worker {
         }
         let mut sums = Vec::new();
         for table in projection.tables() {
-            let mut snapshot = self.room.store.snapshot().await?;
+            let mut snapshot = self.room.store.long_snapshot().await?;
             let sum = snapshot.checksum(Place::Shadow, table, rebuild.partition);
             sums.push(sum.await?);
         }

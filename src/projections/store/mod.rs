@@ -95,6 +95,9 @@ const SQLITE_WRITERS: u32 = 2;
 /// several rebuilds take more, steps go on with one hand.
 const POSTGRES_WRITERS: u32 = 10;
 
+/// Begins a transaction that sees one moment.
+const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+
 impl Store {
     pub fn new(database: &Database) -> Self {
         let pools = match database {
@@ -157,14 +160,28 @@ impl Store {
     pub async fn snapshot(&self) -> Result<Transaction, StorageError> {
         match &self.pools {
             Pools::Postgres { reading, .. } => {
-                let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-                Ok(Transaction::Postgres(reading.begin_with(begin).await?))
+                Ok(Transaction::Postgres(reading.begin_with(SNAPSHOT).await?))
             }
             Pools::Sqlite { reading, .. } => Ok(Transaction::Sqlite(reading.begin().await?)),
         }
     }
 
-    /// The same, over a projection's tables as they stand when it begins. Without being held first,
+    /// The same through a connection that callers' reads don't need, where there are such: for whoever holds
+    /// it for long.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Unavailable`] when the database does not answer.
+    pub async fn long_snapshot(&self) -> Result<Transaction, StorageError> {
+        match &self.pools {
+            Pools::Postgres { writing, .. } => {
+                Ok(Transaction::Postgres(writing.begin_with(SNAPSHOT).await?))
+            }
+            Pools::Sqlite { .. } => self.snapshot().await,
+        }
+    }
+
+    /// As [`Self::snapshot`], over a projection's tables as they stand when it begins. Without being held first,
     /// they could be swapped between that moment and the first read: of the new tables one would
     /// then see what was in them before they were complete.
     ///
