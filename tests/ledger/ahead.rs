@@ -8,7 +8,7 @@ use notification_ledger::domain::notification::Refusal;
 use notification_ledger::ledger::{CommandError, Options};
 
 use crate::client::{Client, checked_record, request, request_for, sent};
-use crate::erasing::erase;
+use crate::erasing::{erase, reported};
 use crate::faulty::FaultyStorage;
 use crate::sealing::opened;
 use crate::support::{Place, on_each_storage};
@@ -112,7 +112,13 @@ async fn a_stream_under_an_id_of_the_callers_is_begun_without_looking(place: &Pl
         neighbour.unwrap();
         assert_eq!(here.events(taken).await.len(), 1);
     }
-    assert_eq!(checked_record(place).await.len(), 5);
+    // What a provider reported first is completed.
+    let adopted = here.new_stream();
+    let report = reported(&there, Some("ada"), "m-1");
+    there.begin(adopted, report).await.unwrap();
+    here.begin_own(adopted, request()).await.unwrap();
+    assert_eq!(here.events(adopted).await.len(), 3);
+    assert_eq!(checked_record(place).await.len(), 8);
 }
 
 async fn a_key_that_was_used_is_found_again(place: &Place) {
