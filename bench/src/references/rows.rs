@@ -9,7 +9,7 @@ use anyhow::Result;
 use futures_util::future::try_join_all;
 use hdrhistogram::Histogram;
 use sqlx::postgres::PgPool;
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgExecutor};
 
 use crate::generator::Measured;
 
@@ -44,7 +44,6 @@ pub struct Aside {
 /// What it takes one writer to copy the rows of a table, each.
 pub struct Cost {
     pub table: &'static str,
-    pub rows: u64,
     pub micros: f64,
     /// Into a table without indexes.
     pub bare_micros: f64,
@@ -120,36 +119,31 @@ impl Aside {
         })
     }
 
-    /// Copies each table by itself, with its indexes and without.
+    /// Copies each table that has rows by itself, with its indexes and without; once.
     pub async fn costs(&mut self) -> Result<Vec<Cost>> {
         let writer = &mut self.writers[0];
         let mut costs = Vec::new();
         for ((table, _), copied) in TABLES.into_iter().zip(&self.statements) {
-            let count = format!("SELECT count(*) FROM aside.{table}");
-            let rows: i64 = sqlx::query_scalar(AssertSqlSafe(count))
-                .fetch_one(&mut *writer)
-                .await?;
+            let rows = count(&mut *writer, table).await?;
+            if rows == 0 {
+                continue;
+            }
             let bare = copied.replacen("copied.", "bare.", 1);
-            let empty = format!("TRUNCATE copied.{table}; CHECKPOINT");
-            sqlx::raw_sql(AssertSqlSafe(empty))
-                .execute(&mut *writer)
-                .await?;
+            sqlx::raw_sql("CHECKPOINT").execute(&mut *writer).await?;
             let mut micros = [0.0; 2];
             // The one who comes first reads what isn't in memory yet: not the one with the indexes.
             for (statement, micros) in [&bare, copied].into_iter().zip(&mut micros) {
                 let times = slices_by(writer, 0..self.slices, statement).await?;
                 let all: Duration = times.iter().sum();
-                *micros = all.as_secs_f64() * 1_000_000.0 / rows.max(1) as f64;
+                *micros = all.as_secs_f64() * 1_000_000.0 / rows as f64;
             }
             let [bare_micros, micros] = micros;
             costs.push(Cost {
                 table,
-                rows: rows.unsigned_abs(),
                 micros,
                 bare_micros,
             });
         }
-        costs.retain(|cost| cost.rows > 0);
         Ok(costs)
     }
 
@@ -188,9 +182,8 @@ async fn columns(pool: &PgPool, table: &str) -> Result<String> {
     Ok(columns.fetch_one(pool).await?)
 }
 
-async fn count(pool: &PgPool, table: &str) -> Result<i64> {
+async fn count(database: impl PgExecutor<'_>, table: &str) -> Result<i64> {
     let count = format!("SELECT count(*) FROM aside.{table}");
-    Ok(sqlx::query_scalar(AssertSqlSafe(count))
-        .fetch_one(pool)
-        .await?)
+    let count = sqlx::query_scalar(AssertSqlSafe(count));
+    Ok(count.fetch_one(database).await?)
 }

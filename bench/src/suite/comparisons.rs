@@ -109,7 +109,6 @@ async fn note_rows(comparison: &mut Comparison, url: &str) -> Result<()> {
                 table,
                 micros,
                 bare_micros,
-                ..
             } = cost;
             format!("`{table}` {micros:.1} ({bare_micros:.1})")
         })
