@@ -235,8 +235,8 @@ pub struct Call<'a> {
     pub expected_version: Option<Sequence>,
 }
 
-/// Whether an id of a caller's says that it was made a moment ago: then hardly anybody has begun it. To find
-/// that out from the writer takes longer than to look first, so others' ids are looked for.
+/// Whether a caller's id says that it was made a moment ago: then hardly anybody has begun its stream. Of any
+/// other id it is cheaper to look first than to hear from the writer that its stream is there.
 fn is_fresh(id: StreamId, now: Timestamp) -> bool {
     const FRESH: Duration = Duration::from_secs(10);
     let made = id.0.get_timestamp().map(|made| {

@@ -91,8 +91,8 @@ use in_both;
 
 /// Most connections for projections and rebuilds in one SQLite file: one writes at a time anyway.
 const SQLITE_WRITERS: u32 = 2;
-/// The same in PostgreSQL: two steps by three hands each, which hold a place, and a rebuild beside them. Where
-/// several rebuilds take more, steps go on with one hand.
+/// The same in PostgreSQL: two steps by three hands each, which hold a place, and a rebuild beside them. While
+/// rebuilds take more, as when they compare, steps go on with one hand.
 const POSTGRES_WRITERS: u32 = 10;
 
 /// Begins a transaction that sees one moment.
