@@ -112,17 +112,14 @@ impl Filters {
         values.into_iter().collect()
     }
 
-    /// Ids of ours.
+    /// Ids of ours, each once, however often and in whatever spelling it is given.
     pub fn ids(&mut self, name: &'static str) -> Vec<Uuid> {
         let values = self.values(name);
-        let ids: Vec<Uuid> = values
-            .iter()
-            .filter_map(|value| value.parse().ok())
-            .collect();
-        if ids.len() < values.len() {
+        let ids: Result<BTreeSet<Uuid>, _> = values.iter().map(|value| value.parse()).collect();
+        if ids.is_err() {
             self.fault(name, "must be a UUID");
         }
-        ids
+        ids.unwrap_or_default().into_iter().collect()
     }
 
     /// Words of ours.

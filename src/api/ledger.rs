@@ -16,7 +16,7 @@ use crate::ledger::record::Head;
 use crate::problem::Problem;
 
 /// The newest migration of this release. No process serves a ledger that is at another one.
-const SCHEMA: i64 = 10;
+const SCHEMA: i64 = 11;
 
 /// What this ledger is.
 #[derive(Debug, Serialize, ToSchema)]

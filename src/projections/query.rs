@@ -82,10 +82,21 @@ impl<'a> Statement<'a> {
     }
 
     /// `column IN ($1, $2)`.
-    fn one_of(&mut self, column: &str, values: &[Argument]) -> &mut Self {
+    pub(super) fn one_of(&mut self, column: &str, values: &[Argument]) -> &mut Self {
         self.push(column).push(" IN (");
         for (index, value) in values.iter().enumerate() {
             self.push(if index == 0 { "" } else { ", " }).name(*value);
+        }
+        self.push(")")
+    }
+
+    /// `(VALUES ($1), ($2))`, whose one column both databases call `column1`.
+    pub(super) fn values(&mut self, values: &[Argument]) -> &mut Self {
+        self.push("(VALUES ");
+        for (index, value) in values.iter().enumerate() {
+            self.push(if index == 0 { "(" } else { ", (" })
+                .name(*value)
+                .push(")");
         }
         self.push(")")
     }
@@ -419,17 +430,12 @@ impl Rows {
             return self.select(lead, statement);
         };
         self.push_columns(statement);
-        statement.push("(VALUES ");
-        for (index, value) in lead.iter().enumerate() {
-            statement.push(if index == 0 { "(" } else { ", (" });
-            statement.name(*value).push(")");
-        }
         statement
-            .push(") AS lead CROSS JOIN ")
+            .values(lead)
+            .push(" AS lead CROSS JOIN ")
             .push(self.table.name)
             .push(" AS t WHERE t.tenant_id = ")
             .name(self.tenant)
-            // Both databases call it that.
             .push(" AND t.")
             .push(column)
             .push(" = lead.column1");
@@ -566,7 +572,7 @@ impl Reader {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Duration;
 
     use sqlx::{AssertSqlSafe, Row};
@@ -712,7 +718,7 @@ mod tests {
     }
 
     /// What SQLite says it would do, line by line.
-    async fn plan(text: &str) -> Vec<String> {
+    pub(in crate::projections) async fn plan(text: &str) -> Vec<String> {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("ledger.db");
         let patience = Duration::from_secs(20);

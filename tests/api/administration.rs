@@ -500,7 +500,7 @@ async fn the_ledger_shows_its_heads(f: &Fixture) {
       "created_at": "2026-03-14T09:30:00.000000Z",
       "ledger_id": "00000000-0000-0000-0000-000000000001",
       "partitions": null,
-      "schema": 10,
+      "schema": 11,
       "version": null
     }
     "#);

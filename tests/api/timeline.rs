@@ -302,7 +302,18 @@ async fn a_timeline_is_in_the_order_of_what_happened(f: &Fixture) {
         ("subscriber_id=nobody", &[]),
         (&format!("notification_id={second}"), &[2, 6, 4]),
         (&both, &[1, 5, 3, 2, 6, 4]),
+        (
+            &format!(
+                "notification_id={second}&notification_id={}",
+                second.to_uppercase()
+            ),
+            &[2, 6, 4],
+        ),
         (&format!("{both}&subscriber_id=bob"), &[2, 6, 4]),
+        (
+            &format!("{both}&from=2026-03-14T09:30:01Z&to=2026-03-14T09:30:10Z"),
+            &[5, 3],
+        ),
         ("from=2026-03-14T09:30:01Z&to=2026-03-14T09:30:10Z", &[5, 3]),
         (
             "from=2026-03-14T09:30:10Z&order=desc&subscriber_id=bob",

@@ -8,17 +8,17 @@ use super::table::{Rows, Table, Writing, columns};
 pub static TIMELINE: Table = Table {
     name: "timeline",
     row_type: "timeline_row",
-    key: 2,
+    key: 4,
     writing: Writing::Replace,
     columns: columns![
         partition: Small,
         position: Int,
         tenant_id: Text,
+        occurred_at: Time,
         stream_id: Uuid,
         sequence: Int,
         event_type: Text,
         subscriber_id: Text,
-        occurred_at: Time,
         recorded_at: Time,
     ],
 };
@@ -31,11 +31,11 @@ pub(super) fn rows<'a>(stream: &'a Stream<'a>, timeline: &mut Rows<'a>) {
             i64::from(stream.partition.0).into(),
             event.position.0.into(),
             stream.tenant_id.into(),
+            event.occurred_at.into(),
             stream.stream_id.0.into(),
             event.sequence.0.into(),
             event.event_type.as_ref().into(),
             event.subscriber_id.as_deref().or(first_subscriber).into(),
-            event.occurred_at.into(),
             event.recorded_at.into(),
         ]);
     }

@@ -78,8 +78,6 @@ pub async fn list(
     rows.into_iter().map(found).collect()
 }
 
-/// As with other lists, each value of the filter that leads gives its first rows by itself: so
-/// they come from its index in order.
 fn statement<'a>(
     tenant: &'a TenantPlace,
     wanted: &'a Wanted,
@@ -88,69 +86,135 @@ fn statement<'a>(
     limit: i64,
 ) -> Statement<'a> {
     let mut statement = Statement::default();
-    let tenant = statement.argument(tenant.tenant_id.as_str());
-    let streams = statement.arguments_of(wanted.stream_id.iter().map(|id| id.0));
-    let subscribers = statement.arguments_of(texts(&wanted.subscriber_id));
     let micros = |time: Option<Timestamp>| time.map(Timestamp::as_micros);
     let [from, to, recorded_until] = [wanted.from, wanted.to, wanted.recorded_until]
         .map(|time| Some(statement.argument(micros(time)?)));
-    let until = statement.argument(until.0);
-    let after = after.map(|after| {
-        let occurred_at = statement.argument(after.occurred_at.as_micros());
-        (occurred_at, statement.argument(after.position.0))
-    });
-    let limit = statement.argument(limit);
-    let (lead, values, rest) = if streams.is_empty() {
-        ("subscriber_id", subscribers, Vec::new())
-    } else {
-        ("stream_id", streams, subscribers)
+    let rest = Rest {
+        tenant: statement.argument(tenant.tenant_id.as_str()),
+        from,
+        to,
+        recorded_until,
+        until: statement.argument(until.0),
+        after: after.map(|after| {
+            let occurred_at = statement.argument(after.occurred_at.as_micros());
+            (occurred_at, statement.argument(after.position.0))
+        }),
+        order: wanted.order,
+        limit: statement.argument(limit),
     };
-    let branch = |statement: &mut Statement<'a>, value: Option<&Argument>| {
-        statement
-            .push(
-                "SELECT occurred_at, position, stream_id, sequence, subscriber_id, event_type
-                FROM timeline WHERE tenant_id = ",
-            )
-            .name(tenant);
-        if let Some(value) = value {
-            statement.among(lead, std::slice::from_ref(value));
-        }
-        if !rest.is_empty() {
-            statement.among("subscriber_id", &rest);
-        }
-        statement
-            .compare("occurred_at", " >= ", from)
-            .compare("occurred_at", " < ", to)
-            .compare("position", " <= ", Some(until))
-            .compare("recorded_at", " <= ", recorded_until);
-        if let Some((occurred_at, position)) = after {
+    let subscribers = statement.arguments_of(texts(&wanted.subscriber_id));
+    if wanted.stream_id.is_empty() {
+        rest.of_subscribers(&subscribers, &mut statement);
+    } else {
+        let partition = statement.argument(i64::from(tenant.partition.0));
+        let streams = statement.arguments_of(wanted.stream_id.iter().map(|id| id.0));
+        rest.of_streams(partition, &streams, &subscribers, &mut statement);
+    }
+    statement
+}
+
+/// What a statement says beside the filter that leads to its rows, in its own arguments.
+struct Rest {
+    tenant: Argument,
+    from: Option<Argument>,
+    to: Option<Argument>,
+    recorded_until: Option<Argument>,
+    until: Argument,
+    after: Option<(Argument, Argument)>,
+    order: Order,
+    limit: Argument,
+}
+
+impl Rest {
+    const COLUMNS: &'static str = "
+        SELECT t.occurred_at, t.position, t.stream_id, t.sequence, t.subscriber_id, t.event_type ";
+
+    /// Everything, or what is about some subscribers. As with other lists, each of these gives its first
+    /// rows by itself: so they come from its index in order.
+    fn of_subscribers(&self, subscribers: &[Argument], statement: &mut Statement<'_>) {
+        let branch = |statement: &mut Statement<'_>, subscribers: &[Argument]| {
             statement
-                .push(" AND (occurred_at, position) ")
-                .push(wanted.order.beyond())
+                .push(Self::COLUMNS)
+                .push("FROM timeline AS t WHERE t.tenant_id = ")
+                .name(self.tenant);
+            if !subscribers.is_empty() {
+                statement.among("t.subscriber_id", subscribers);
+            }
+            self.push("t", statement);
+        };
+        if subscribers.len() < 2 {
+            return branch(statement, subscribers);
+        }
+        statement.push("SELECT * FROM (");
+        for (index, subscriber) in subscribers.iter().enumerate() {
+            statement.push(if index == 0 { "" } else { " UNION ALL " });
+            statement.push("SELECT * FROM (");
+            branch(statement, std::slice::from_ref(subscriber));
+            statement.push(") AS branch");
+        }
+        statement
+            .push(") AS found")
+            .push(self.order.by())
+            .name(self.limit);
+    }
+
+    /// What is about some notifications. The record knows where their events are; these are few, and
+    /// whoever shows some of them reads all, so they may as well be sorted.
+    fn of_streams(
+        &self,
+        partition: Argument,
+        streams: &[Argument],
+        subscribers: &[Argument],
+        statement: &mut Statement<'_>,
+    ) {
+        // SQLite joins from left to right, PostgreSQL as it thinks best. Joined rather than listed, because
+        // without statistics SQLite would sooner walk through all events than look up a hundred.
+        statement
+            .push(Self::COLUMNS)
+            .push("FROM ")
+            .values(streams)
+            .push(
+                " AS lead CROSS JOIN events AS e CROSS JOIN timeline AS t
+                WHERE e.stream_id = lead.column1 AND e.partition = ",
+            )
+            .name(partition)
+            .push(" AND e.tenant_id = ")
+            .name(self.tenant)
+            .push(
+                " AND t.tenant_id = e.tenant_id AND t.occurred_at = e.occurred_at
+                AND t.position = e.position",
+            );
+        // Said so that neither leads to rows, or SQLite would look for everything about these subscribers,
+        // or of that time, instead of for what is in a stream.
+        if !subscribers.is_empty() {
+            statement
+                .push(" AND (")
+                .one_of("t.subscriber_id", subscribers)
+                .push(") IS TRUE");
+        }
+        self.push("+e", statement);
+    }
+
+    /// Everything else, said about the rows of `from`: events, or those of the timeline.
+    fn push(&self, from: &str, statement: &mut Statement<'_>) {
+        let column = |name: &str| format!("{from}.{name}");
+        statement
+            .compare(&column("occurred_at"), " >= ", self.from)
+            .compare(&column("occurred_at"), " < ", self.to)
+            .compare(&column("position"), " <= ", Some(self.until))
+            .compare(&column("recorded_at"), " <= ", self.recorded_until);
+        if let Some((occurred_at, position)) = self.after {
+            statement
+                .push(&format!(" AND ({from}.occurred_at, {from}.position) "))
+                .push(self.order.beyond())
                 .push(" (")
                 .name(occurred_at)
                 .push(", ")
                 .name(position)
                 .push(")");
         }
-        statement.push(wanted.order.by()).name(limit);
-    };
-    if values.len() < 2 {
-        branch(&mut statement, values.first());
-        return statement;
+        statement.push(self.order.by()).name(self.limit);
     }
-    statement.push("SELECT * FROM (");
-    for (index, value) in values.iter().enumerate() {
-        statement.push(if index == 0 { "" } else { " UNION ALL " });
-        statement.push("SELECT * FROM (");
-        branch(&mut statement, Some(value));
-        statement.push(") AS branch");
-    }
-    statement
-        .push(") AS found")
-        .push(wanted.order.by())
-        .name(limit);
-    statement
 }
 
 impl Order {
@@ -162,10 +226,11 @@ impl Order {
         }
     }
 
+    /// The first two of [`Rest::COLUMNS`].
     fn by(self) -> &'static str {
         match self {
-            Self::OldestFirst => " ORDER BY occurred_at, position LIMIT ",
-            Self::NewestFirst => " ORDER BY occurred_at DESC, position DESC LIMIT ",
+            Self::OldestFirst => " ORDER BY 1, 2 LIMIT ",
+            Self::NewestFirst => " ORDER BY 1 DESC, 2 DESC LIMIT ",
         }
     }
 }
@@ -182,4 +247,66 @@ fn found(row: Vec<Cell<'static>>) -> Result<Found, StorageError> {
         subscriber_id: row.text_if_any(),
         is_about_a_notification: row.text()?.starts_with(KIND),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::ids::TenantId;
+    use crate::ledger::record::Partition;
+    use crate::projections::query::tests::plan;
+
+    /// How SQLite would look for rows, step by step.
+    async fn searches(subscribers: usize, streams: usize) -> Vec<String> {
+        let tenant = TenantPlace {
+            tenant_id: TenantId::new("acme").unwrap(),
+            partition: Partition(3),
+        };
+        let subscriber_id = (0..subscribers).map(|number| number.to_string());
+        let stream_id = (0..streams as u128).map(|number| StreamId(uuid::Uuid::from_u128(number)));
+        let wanted = Wanted {
+            subscriber_id: subscriber_id.collect(),
+            stream_id: stream_id.collect(),
+            from: Some(Timestamp::MIN),
+            to: Some(Timestamp::MAX),
+            ..Wanted::default()
+        };
+        let after = Some(Place {
+            occurred_at: Timestamp::MIN,
+            position: Position(1),
+        });
+        let statement = statement(&tenant, &wanted, Position(9), after, 51);
+        let mut steps = plan(statement.text()).await;
+        steps.retain(|step| step.starts_with("SEARCH"));
+        steps
+    }
+
+    #[tokio::test]
+    async fn events_are_found_by_the_fewest_there_can_be() {
+        for subscribers in [1, 2, 100] {
+            let steps = searches(subscribers, 0).await;
+            let by = "SEARCH t USING INDEX timeline_by_subscriber (subscriber_id=? AND tenant_id=?";
+            assert_eq!(steps.len(), subscribers);
+            assert!(steps.iter().all(|step| step.starts_with(by)), "{steps:?}");
+        }
+        for (subscribers, streams) in [(0, 1), (0, 100), (3, 2)] {
+            let steps = searches(subscribers, streams).await;
+            let [events, rows] = &steps[..] else {
+                panic!("{steps:?}");
+            };
+            let by = "SEARCH e USING INDEX event_is_alone_at_its_sequence \
+                (partition=? AND tenant_id=? AND stream_id=?)";
+            assert_eq!(events, by);
+            let by = "(tenant_id=? AND occurred_at=? AND position=?)";
+            assert!(
+                rows.starts_with("SEARCH t ") && rows.ends_with(by),
+                "{rows}"
+            );
+        }
+        let steps = searches(0, 0).await;
+        assert!(
+            steps[0].contains("(tenant_id=? AND occurred_at"),
+            "{steps:?}"
+        );
+    }
 }
