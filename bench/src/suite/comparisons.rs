@@ -23,6 +23,10 @@ const GROUP: &str = "axum, bare group commit";
 const COPIED: &str = "no service: the ledger's rows, copied";
 const STOCK: &str = "axum, postgres-es";
 
+/// Notifications that are requested for each second of webhooks, of which there are two for each: more
+/// than are needed.
+const REQUESTED_A_SECOND: f64 = 15_000.0;
+
 /// Resident memory of the service under full load, at most.
 pub const MEMORY_MB_MAX: f64 = 150.0;
 
@@ -295,9 +299,11 @@ impl Suite {
     }
 
     pub async fn webhooks(&self, comparison: &mut Comparison) -> Result<()> {
-        const WEBHOOKS: &str = "ledger, signed webhooks";
-        comparison.title = "Signed webhooks of Novu, 64 connections: for each new message that it was sent, which adopts \
-            a notification, and that it was delivered."
+        const OURS: &str = "ledger, signed webhooks of its own notifications";
+        const STRANGERS: &str = "ledger, signed webhooks of others";
+        comparison.title = "Signed webhooks of Novu, 64 connections: for each message that it was sent, and that it was \
+            delivered. Of notifications that were requested through the ledger before, whose ids Novu was given; and of \
+            others, which are adopted."
             .to_owned();
         let plan = self.closed(64);
         let product = self.product("bench_ledger").await?;
@@ -305,16 +311,30 @@ impl Suite {
         for target in &product.targets {
             paths.push(novu::source(target).await?);
         }
+        let path = |worker| paths[worker as usize % paths.len()].clone();
         let contenders = [
             ledger(&product, plan, http::singles),
-            contender(WEBHOOKS, || async {
-                let path = |worker| paths[worker as usize % paths.len()].clone();
-                let requests = |worker| novu::webhooks(path(worker));
+            contender(OURS, || async {
+                let seconds = (plan.warm_up + plan.duration).as_secs_f64();
+                let count = (seconds * REQUESTED_A_SECOND) as u64;
+                let mut requested = Vec::new();
+                for target in &product.targets {
+                    requested.push(novu::requested(target, count).await?);
+                }
+                product.caught_up().await?;
+                let requested = |worker| requested[worker as usize % requested.len()].clone();
+                let requests = |worker| novu::of_ours(path(worker), requested(worker));
+                to_ledger(&product, plan, requests).await
+            }),
+            contender(STRANGERS, || async {
+                let requests = |worker| novu::of_strangers(path(worker));
                 to_ledger(&product, plan, requests).await
             }),
         ];
         self.in_turn(comparison, &contenders).await?;
-        comparison.wants(Bar::at(Figure::PerSecond, WEBHOOKS, LEDGER, 0.8));
+        for who in [OURS, STRANGERS] {
+            comparison.wants(Bar::at(Figure::PerSecond, who, LEDGER, 0.8));
+        }
         drop(contenders);
         product.stop().await?;
         self.clean(&["bench_ledger"]).await
