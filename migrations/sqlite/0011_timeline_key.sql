@@ -7,8 +7,8 @@ SET state = 'failed', error = 'the tables were changed by an upgrade; begin the 
 WHERE state = 'running' AND projection = 'timeline';
 DROP TABLE IF EXISTS timeline_shadow;
 
--- With rows of its own beside the key: as part of it, they would lead SQLite past a tenant's whole
--- timeline in search of one subscriber's.
+-- Not WITHOUT ROWID: rows within the key look so near to SQLite that it would walk through a tenant's whole
+-- timeline for one subscriber's, instead of using the index for those.
 CREATE TABLE timeline_new (
     partition INTEGER NOT NULL,
     position INTEGER NOT NULL,

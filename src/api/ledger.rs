@@ -15,7 +15,7 @@ use crate::domain::time::Timestamp;
 use crate::ledger::record::Head;
 use crate::problem::Problem;
 
-/// The newest migration of this release. No process serves a ledger that is at another one.
+/// The newest migration of this release. No process begins to serve a ledger that is at another one.
 const SCHEMA: i64 = 11;
 
 /// What this ledger is.

@@ -40,7 +40,7 @@ pub enum Writing {
     Add,
 }
 
-/// One read table. The columns in its migrations have the same names and order.
+/// One read table. In its migrations columns have the same names, and in its row type the same order, too.
 #[derive(Debug)]
 pub struct Table {
     pub name: &'static str,

@@ -428,9 +428,9 @@ mod tests {
 
     #[test]
     fn an_index_has_two_names_in_turn() {
-        let first = "timeline_by_time";
+        let first = "timeline_by_subscriber";
 
-        assert_eq!(other_name(first), "timeline_by_time_b");
+        assert_eq!(other_name(first), "timeline_by_subscriber_b");
         assert_eq!(other_name(&other_name(first)), first);
     }
 }
