@@ -84,7 +84,7 @@ pub struct Arguments {
     #[arg(long, default_value_os_t = std::env::temp_dir())]
     scratch: PathBuf,
     /// Seconds of each measurement.
-    #[arg(long, default_value_t = 6.0, default_value_if("quick", "true", "1.5"))]
+    #[arg(long, default_value_t = 6.0, default_value_if("quick", "true", "1.2"))]
     seconds: f64,
     /// Rounds; medians are told.
     #[arg(long, default_value_t = 5, default_value_if("quick", "true", "3"))]
