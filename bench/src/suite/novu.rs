@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ring::hmac;
@@ -53,7 +53,12 @@ pub async fn requested(target: &Target, count: u64) -> Result<Requested> {
         }
         let body = format!(r#"{{"commands":[{}]}}"#, commands.join(","));
         let answer = connection.call("POST", "/v1/commands", "", &body).await?;
-        answer.ok(200)?;
+        let answer: serde_json::Value = serde_json::from_slice(answer.ok(200)?)?;
+        let results = answer["results"].as_array().context("no results")?;
+        // Whatever was refused would be adopted.
+        if let Some(refused) = results.iter().find(|result| result["status"] != 201) {
+            bail!("not requested: {refused}");
+        }
     }
     Ok(Arc::new(Mutex::new(all)))
 }
